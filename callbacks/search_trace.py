@@ -1,0 +1,40 @@
+"""What a search would choose, while it goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+
+from mdl.space.architecture import similarity
+from mdl.training.search import SearchModule
+
+
+class SearchTrace(L.Callback):
+    """Records how alike each domain's most likely path is to the others', and how clear it is.
+
+    `search/similarity/<domain>`: mean Jaccard score with the other domains.
+    `search/margin/<domain>`: probability of the best block over the next, mean over layers.
+
+    interval: steps between two records.
+    """
+
+    def __init__(self, interval: int = 20) -> None:
+        self.interval = interval
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        assert isinstance(module, SearchModule)
+        if trainer.global_step % self.interval:
+            return
+        scores = torch.tensor(similarity(module.controllers.best_paths()))
+        others = max(len(scores) - 1, 1)
+        best = module.controllers.log_probabilities().detach().exp().topk(2).values
+        module.record(
+            {
+                "search/similarity": (scores.sum(1) - 1).cpu() / others,
+                "search/margin": (best[..., 0] - best[..., 1]).mean(1).cpu(),
+            }
+        )

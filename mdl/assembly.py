@@ -1,0 +1,245 @@
+"""From a recipe to the objects of a run. Only the commands know recipes; classes do not."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import Logger
+
+from mdl.data.datamodule import MultiDomainData
+from mdl.data.domains import Domain, read_domains
+from mdl.data.embedded import ROOT as EMBEDDED_ROOT
+from mdl.errors import UserError, nearest
+from mdl.networks.controller import Controllers
+from mdl.networks.cost import CostTable
+from mdl.networks.multipath import MultiPathNetwork, path_users, supernet_users
+from mdl.pack import pack_miniature
+from mdl.recipe import Recipe, SpaceRecipe
+from mdl.results.dashboard import wandb_logger
+from mdl.results.metrics_file import MetricsFile
+from mdl.run_folder import RunFolder, identity
+from mdl.space.architecture import Architecture
+from mdl.space.search_space import SearchSpace, Stage
+from mdl.training.base import MultiDomainModule
+from mdl.training.checkpoints import AtomicCheckpointIO, Checkpoints
+from mdl.training.retrain import RetrainModule
+from mdl.training.search import SearchModule
+
+# dotted names of a recipe may lead to these packages only
+_PACKAGES = ("mdl", "callbacks", "lightning")
+
+
+def build_space(recipe: SpaceRecipe) -> SearchSpace:
+    return SearchSpace(
+        stem_width=recipe.stem_width,
+        stem_stride=recipe.stem_stride,
+        stages=tuple(Stage(**vars(stage)) for stage in recipe.stages),
+        head_width=recipe.head_width,
+        kernels=tuple(recipe.kernels),
+        expansions=tuple(recipe.expansions),
+        squeeze_excite=tuple(recipe.squeeze_excite),
+    )
+
+
+def find_domains(recipe: Recipe) -> dict[str, Domain]:
+    """The packed domains that the recipe names; the embedded default is made on first use."""
+    root = Path(recipe.data.root)
+    if recipe.data.root == EMBEDDED_ROOT and not root.is_dir():
+        pack_miniature(root)
+    return read_domains(root, recipe.data.domains)
+
+
+def build_data(recipe: Recipe, domains: Mapping[str, Domain]) -> MultiDomainData:
+    data = recipe.data
+    return MultiDomainData(
+        domains,
+        batch_size=data.batch_size,
+        held_out_batch_size=(
+            recipe.search.held_out_batch_size if recipe.phase == "search" else None
+        ),
+        held_out=data.held_out,
+        image_size=data.image_size,
+        load_size=data.load_size,
+        evaluation_batch_size=data.evaluation_batch_size,
+        seed=recipe.seed,
+        workers=data.workers,
+        broken_images_limit=data.broken_images_limit,
+    )
+
+
+def count_classes(domains: Mapping[str, Domain]) -> dict[str, int]:
+    return {name: len(domain.classes) for name, domain in domains.items()}
+
+
+def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
+    """Super-network, controllers and what the recipe says of their training."""
+    space, num_classes = build_space(recipe.space), count_classes(domains)
+    private = recipe.network.nodes == "private"
+    network = MultiPathNetwork(
+        space,
+        supernet_users(space, list(domains), private),
+        num_classes,
+        batch_norm=recipe.network.batch_norm,
+        running=False,
+    )
+    search = recipe.search
+    return SearchModule(
+        network,
+        Controllers(space, list(domains), common=search.controllers == "common"),
+        CostTable(space, recipe.data.image_size, num_classes),
+        seed=recipe.seed,
+        controller_learning_rate=search.learning_rate,
+        controller_beta1=search.beta1,
+        warmup_fraction_paths=search.warmup_fraction,
+        warmup_common_path=search.warmup_common_path,
+        sharing=search.sharing,
+        **vars(search.reward),
+        **_weights_training(recipe),
+    )
+
+
+def build_retrain(
+    recipe: Recipe, domains: Mapping[str, Domain], architecture: Architecture
+) -> RetrainModule:
+    """The derived network and what the recipe says of its training."""
+    architecture.check_fits(build_space(recipe.space), list(domains))
+    paths = {domain: architecture.paths[domain] for domain in domains}
+    network = MultiPathNetwork(
+        architecture.space,
+        path_users(architecture.space, paths, recipe.network.nodes == "private"),
+        count_classes(domains),
+        batch_norm=recipe.network.batch_norm,
+    )
+    return RetrainModule(
+        network, paths, ema_decay=recipe.retrain.ema_decay, **_weights_training(recipe)
+    )
+
+
+def _weights_training(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "total_steps": recipe.trainer.max_steps,
+        "record_interval": recipe.trainer.record_interval,
+        **asdict(recipe.optimizer),
+    }
+
+
+def read_architecture(recipe: Recipe) -> Architecture:
+    if recipe.architecture_file is None:
+        raise UserError(
+            "The recipe names no architecture_file; expected the architecture.json of a finished "
+            "search, e.g. architecture_file=runs/mpnas_search/architecture.json"
+        )
+    return Architecture.read(Path(recipe.architecture_file))
+
+
+def build_callbacks(recipe: Recipe) -> list[L.Callback]:
+    """The recipe's callbacks, by dotted name. Raises UserError where one cannot be made."""
+    return [_build_callback(name, of) for name, of in recipe.callbacks.items()]
+
+
+def _build_callback(name: str, settings: Mapping[str, Any]) -> L.Callback:
+    key = f"callbacks.{name}"
+    arguments = dict(settings)
+    dotted = str(arguments.pop("class", ""))
+    module_name, _, class_name = dotted.rpartition(".")
+    if module_name.split(".")[0] not in _PACKAGES:
+        raise UserError(
+            f"{key}.class is '{dotted}'; expected a dotted name in "
+            f"{', '.join(_PACKAGES)}, e.g. callbacks.abdp.ABDP"
+        )
+    try:
+        factory = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{key}.class is '{dotted}', which cannot be found: {error}") from error
+    known = list(inspect.signature(factory).parameters)
+    for argument in arguments:
+        if argument not in known:
+            raise UserError(f"Unknown recipe key '{key}.{argument}'; {nearest(argument, known)}")
+    callback: L.Callback = factory(**arguments)
+    return callback
+
+
+def build_trainer(recipe: Recipe, folder: RunFolder, last_step: int) -> L.Trainer:
+    """Lightning's trainer with the recipe's devices, callbacks and loggers."""
+    trainer = recipe.trainer
+    if trainer.threads is not None:
+        torch.set_num_threads(trainer.threads)
+    validates = recipe.phase == "retrain"
+    checkpoints = Checkpoints(
+        folder.checkpoints_dir,
+        trainer.checkpoint_interval,
+        trainer.validation_interval if validates else None,
+        "val/accuracy/mean" if validates else None,
+        identity(recipe),
+    )
+    return L.Trainer(
+        max_steps=trainer.max_steps,
+        accelerator=trainer.accelerator,
+        devices=trainer.devices,
+        num_nodes=trainer.num_nodes,
+        strategy=trainer.strategy,
+        precision=trainer.precision,  # type: ignore[arg-type]  # a string that Lightning checks
+        # balancers before the checkpoints, which then hold what they set
+        callbacks=[*build_callbacks(recipe), checkpoints],
+        logger=build_loggers(recipe, folder, last_step),
+        plugins=[AtomicCheckpointIO()],
+        val_check_interval=trainer.validation_interval,
+        check_val_every_n_epoch=None,
+        limit_val_batches=None if validates else 0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder.path,
+    )
+
+
+def build_loggers(recipe: Recipe, folder: RunFolder, last_step: int) -> list[Logger]:
+    loggers: list[Logger] = [MetricsFile(folder.metrics_file, last_step)]
+    wandb = wandb_logger(folder.path, recipe.name, recipe.wandb.project, recipe.wandb.mode)
+    return loggers if wandb is None else [*loggers, wandb]
+
+
+def read_checkpoint(file: Path, recipe: Recipe) -> dict[str, Any]:
+    """Raises UserError where the file is damaged or belongs to another run."""
+    try:
+        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        owner = content["run"]
+    except Exception as error:  # torch raises many kinds on damaged files
+        raise UserError(
+            f"{file} cannot be read as a checkpoint: {type(error).__name__}: "
+            f"{str(error).splitlines()[0]}. Remove it to start this run from the beginning."
+        ) from error
+    if owner != identity(recipe):
+        raise UserError(
+            f"{file} is a checkpoint of another run: its recipe has the fingerprint {owner}, this "
+            f"one {identity(recipe)}. Remove it, or start a new run with name=..."
+        )
+    return content
+
+
+def load_weights(module: MultiDomainModule, file: Path, recipe: Recipe) -> int:
+    """Loads a checkpoint's weights and gives the step at which it was saved."""
+    content = read_checkpoint(file, recipe)
+    module.load_state_dict(content["state_dict"])
+    step: int = content["global_step"]
+    return step
+
+
+def quiet() -> None:
+    """Lightning's banners and tips say nothing of this run; its warnings stay."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # the streams need few workers by design: one pool serves all domains
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # the streams resume by the step, not by the state of a loader
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")

@@ -1,0 +1,1 @@
+"""From image folders to batches: shards, orders, streams, transforms."""

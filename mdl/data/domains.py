@@ -1,0 +1,173 @@
+"""What is known of a packed domain: its `domain.json`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mdl.errors import UserError, nearest
+
+FORMAT = 1
+FILE = "domain.json"
+SPLITS = ("train", "val", "test")
+FITS = ("crop", "stretch")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file of a split. `file` is a plain name beside the domain.json."""
+
+    file: str
+    images: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one split, in the order of their shards."""
+
+    images: int
+    images_per_class: tuple[int, ...]
+    width: tuple[int, int]  # smallest and largest, px
+    height: tuple[int, int]
+    index: str  # file with a row per image: shard, offset, bytes, label
+    index_sha256: str
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One data set with its labels. `mean` and `std` are of RGB in [0, 1], over train."""
+
+    name: str
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    flip: bool  # whether a horizontal flip keeps the label
+    fit: str  # how an image becomes square: 'crop' its middle, or 'stretch' it
+    splits: dict[str, Split]
+    folder: Path
+
+    def write(self) -> None:
+        """Writes `domain.json` into the domain's folder."""
+        content = {"format": FORMAT} | asdict(self)
+        del content["folder"]
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        text = re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text)
+        (self.folder / FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Domain:
+        """Raises UserError where the file is missing, damaged, or does not hold together."""
+        file = folder / FILE
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            domain = cls._from_content(content, folder)
+        except FileNotFoundError as error:
+            raise UserError(
+                f"No {FILE} in {folder}. Pack the images first: python -m mdl.pack folders DIR OUT"
+            ) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{file} cannot be read: {type(error).__name__}: {error}. "
+                "Expected the file that mdl.pack writes; pack the domain again."
+            ) from error
+        domain._check()
+        return domain
+
+    @classmethod
+    def _from_content(cls, content: dict[str, Any], folder: Path) -> Domain:
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']}, expected {FORMAT}")
+        splits = {
+            name: Split(
+                **{key: tuple(v) if isinstance(v, list) else v for key, v in split.items()}
+                | {"shards": tuple(Shard(**shard) for shard in split["shards"])}
+            )
+            for name, split in content["splits"].items()
+        }
+        return cls(
+            name=content["name"],
+            classes=tuple(content["classes"]),
+            mean=tuple(content["mean"]),
+            std=tuple(content["std"]),
+            flip=content["flip"],
+            fit=content["fit"],
+            splits=splits,
+            folder=folder,
+        )
+
+    def _check(self) -> None:
+        file = self.folder / FILE
+        check_name(self.name)
+        if self.name != self.folder.name:
+            raise UserError(
+                f"{file} names the domain '{self.name}', its folder is '{self.folder.name}'. "
+                "Rename the folder back."
+            )
+        if not self.classes:
+            raise UserError(f"{file} names no classes; expected at least one.")
+        if self.fit not in FITS:
+            raise UserError(f"{file}: fit is '{self.fit}'; expected one of {', '.join(FITS)}.")
+        for name, split in self.splits.items():
+            in_shards = sum(shard.images for shard in split.shards)
+            if in_shards != split.images or len(split.images_per_class) != len(self.classes):
+                raise UserError(
+                    f"{file} contradicts itself on split '{name}': {split.images} images, "
+                    f"{in_shards} in its shards; {len(split.images_per_class)} class counts, "
+                    f"{len(self.classes)} classes. Pack the domain again."
+                )
+            for plain in (split.index, *(shard.file for shard in split.shards)):
+                if Path(plain).name != plain:
+                    raise UserError(
+                        f"{file} names the file '{plain}'; expected a plain name beside it."
+                    )
+
+    def split(self, name: str) -> Split:
+        """Raises UserError where the domain lacks the split or it is empty."""
+        if name not in self.splits:
+            raise UserError(
+                f"Domain '{self.name}' has no split '{name}'; it has {', '.join(self.splits)}. "
+                f"Add {self.name}/{name}/<class>/ to the images and pack again."
+            )
+        if self.splits[name].images == 0:
+            raise UserError(
+                f"Split '{name}' of domain '{self.name}' holds no image. "
+                "Add images and pack again, or leave the domain out with data.domains."
+            )
+        return self.splits[name]
+
+
+def check_name(name: str) -> None:
+    """Raises UserError where `name` cannot be a domain's id."""
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"'{name}' cannot be the name of a domain; expected letters, digits, '_' and '-', "
+            "a letter or digit first. Rename the folder."
+        )
+
+
+def read_domains(root: Path, names: Sequence[str] | None = None) -> dict[str, Domain]:
+    """The packed domains below `root` by name, in alphabetical order.
+
+    names: the ones wanted; None for all.
+    Raises UserError where there is none, or a wanted one is missing.
+    """
+    found = sorted(file.parent.name for file in root.glob(f"*/{FILE}"))
+    if not found:
+        raise UserError(
+            f"No shards at data.root = {root}: expected folders with a {FILE} each. "
+            "Pack your images first: python -m mdl.pack folders DIR OUT, then data.root=OUT."
+        )
+    for name in names or ():
+        if name not in found:
+            raise UserError(
+                f"Domain '{name}' of data.domains is not in {root}; {nearest(name, found)}"
+            )
+    return {name: Domain.read(root / name) for name in found if not names or name in names}

@@ -1,0 +1,51 @@
+"""The embedded default data: the generated domains, as a source for the packer."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+from mdl.data.miniature import DOMAINS, MiniatureDomain, miniature_image
+
+ROOT = "data/miniature"  # the data.root that is made on first use
+SEED = 0
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """An image that is drawn when it is packed."""
+
+    domain_index: int  # domains hold functions, which do not travel between processes
+    split: str
+    index: int
+    seed: int
+
+    @property
+    def domain(self) -> MiniatureDomain:
+        return DOMAINS[self.domain_index]
+
+    @property
+    def label(self) -> int:
+        return self.index % len(self.domain.classes)
+
+    @property
+    def name(self) -> str:
+        return f"{self.domain.name}/{self.split}/{self.index}"
+
+    def load(self) -> bytes:
+        image, label = miniature_image(self.domain, self.split, self.index, self.seed)
+        assert label == self.label
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+def generated_images(seed: int) -> dict[str, dict[str, list[GeneratedImage]]]:
+    """Domain -> split -> images, drawn by `seed`."""
+    return {
+        domain.name: {
+            split: [GeneratedImage(number, split, index, seed) for index in range(count)]
+            for split, count in domain.images.items()
+        }
+        for number, domain in enumerate(DOMAINS)
+    }

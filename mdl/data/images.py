@@ -1,0 +1,60 @@
+"""From an image file's bytes to a square array."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image, ImageOps
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class BrokenImage(Exception):
+    """The bytes are no image that can be decoded."""
+
+
+def open_image(content: bytes) -> Image.Image:
+    """The image upright (EXIF), as 'L' or 'RGB'. Raises BrokenImage."""
+    try:
+        image = Image.open(io.BytesIO(content))
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode in ("1", "L"):
+            return upright.convert("L")
+        return upright.convert("RGB")
+    except Exception as error:  # Pillow raises anything on damaged files
+        raise BrokenImage(f"{type(error).__name__}: {error}") from error
+
+
+def decode(content: bytes, size: int, fit: str) -> Pixels:
+    """Decodes, makes square by `fit` ('crop' the middle, or 'stretch'), resizes: [size, size, 3].
+
+    Raises BrokenImage.
+    """
+    if content[:2] == b"\xff\xd8" and b"Exif" not in content[:64]:
+        try:
+            # twice as fast as Pillow; the packer leaves no EXIF, CMYK or huge image
+            pixels = simplejpeg.decode_jpeg(content, "RGB", strict=True)
+        except ValueError as error:
+            raise BrokenImage(str(error)) from error
+        if pixels.shape[0] == pixels.shape[1] == size:
+            return pixels
+        image = Image.fromarray(pixels)
+    else:
+        image = open_image(content).convert("RGB")
+    return np.asarray(_square(image, size, fit))
+
+
+def _square(image: Image.Image, size: int, fit: str) -> Image.Image:
+    width, height = image.size
+    if width == height == size:
+        return image
+    box = None
+    if fit == "crop" and width != height:
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)

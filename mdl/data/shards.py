@@ -1,0 +1,162 @@
+"""WebDataset shards: written once, read at random access.
+
+A shard is a plain WebDataset tar (`00000012.jpg`, `00000012.cls`), readable by any of that
+format's tools. Beside the shards of a split lies an index with a row per image, so that an
+image is one `pread` away: order, resuming and holding out need no tar to be walked through.
+webdataset's own pipelines are sequential: they shuffle in a buffer and cannot resume exactly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import webdataset
+
+from mdl.data.domains import Domain, Shard
+from mdl.data.images import BrokenImage
+from mdl.errors import UserError
+
+ROW = np.dtype(
+    [("shard", "<i4"), ("offset", "<i8"), ("bytes", "<i4"), ("label", "<i4"), ("id", "<i8")]
+)
+Rows = npt.NDArray[np.void]
+
+
+@dataclass(frozen=True)
+class PackedImage:
+    """An encoded image on its way into a shard. Label -1: none is known."""
+
+    key: str
+    extension: str
+    content: bytes
+    label: int
+    id: int = -1  # the publisher's own, where there is one
+
+
+def write_shard(file: Path, number: int, images: Iterable[PackedImage]) -> tuple[Shard, Rows]:
+    """Writes one tar and gives its entry and its rows of the index."""
+    images = list(images)
+    buffer = io.BytesIO()
+    # fixed times and owners: the same images give the same bytes
+    with webdataset.TarWriter(buffer, encoder=False, mtime=0, user="mdl", group="mdl") as writer:
+        for image in images:
+            label = {} if image.label < 0 else {"cls": str(image.label).encode()}
+            writer.write({"__key__": image.key, image.extension: image.content} | label)
+    content = buffer.getvalue()
+    file.write_bytes(content)
+    rows = np.zeros(len(images), dtype=ROW)
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        members = [member for member in tar if not member.name.endswith(".cls")]
+    for at, (image, member) in enumerate(zip(images, members, strict=True)):
+        rows[at] = (number, member.offset_data, member.size, image.label, image.id)
+    return Shard(file.name, len(images), len(content), hashlib.sha256(content).hexdigest()), rows
+
+
+def write_index(file: Path, rows: Rows) -> str:
+    """Writes a split's index and gives its checksum."""
+    with file.open("wb") as stream:
+        np.save(stream, rows, allow_pickle=False)
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+class ShardImages:
+    """Random access to the encoded images of one split of a domain.
+
+    Raises UserError on construction where index or shards do not match the domain.json; a
+    shard that was cut short is no such error: the images behind the cut are broken ones.
+    """
+
+    def __init__(self, domain: Domain, split: str) -> None:
+        self._folder = domain.folder
+        self._split = domain.split(split)
+        self._name = f"{domain.name}/{split}"
+        self.rows = self._read_index(len(domain.classes))
+        self._check_shards()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def _files(self) -> dict[int, int]:
+        return {}
+
+    def __getstate__(self) -> dict[str, object]:
+        # open files stay with the process that opened them
+        return {key: value for key, value in self.__dict__.items() if key != "_files"}
+
+    def read(self, image: int) -> bytes:
+        """The encoded image. Raises BrokenImage where the shard ends before it."""
+        row = self.rows[image]
+        number, size = int(row["shard"]), int(row["bytes"])
+        if number not in self._files:
+            shard = self._folder / self._split.shards[number].file
+            self._files[number] = os.open(shard, os.O_RDONLY)
+        content = os.pread(self._files[number], size, int(row["offset"]))
+        if len(content) < size:
+            raise BrokenImage("the shard ends before it")
+        return content
+
+    def close(self) -> None:
+        for descriptor in self._files.values():
+            os.close(descriptor)
+        self._files.clear()
+
+    def name_of(self, image: int) -> str:
+        """How messages name an image: its shard, and its key within."""
+        shard = self._split.shards[int(self.rows[image]["shard"])].file
+        return f"{self._folder / shard}:{image:08d}"
+
+    def cut_off(self) -> list[str]:
+        """Names of the images that lie behind the end of a shard that was cut short."""
+        sizes = np.array([(self._folder / s.file).stat().st_size for s in self._split.shards])
+        ends = self.rows["offset"] + self.rows["bytes"]
+        return [self.name_of(int(i)) for i in np.flatnonzero(ends > sizes[self.rows["shard"]])]
+
+    def _read_index(self, num_classes: int) -> Rows:
+        file = self._folder / self._split.index
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"The index {file} of {self._name} is missing. Pack the domain again."
+            ) from error
+        if hashlib.sha256(content).hexdigest() != self._split.index_sha256:
+            raise UserError(
+                f"The index {file} does not match the checksum in domain.json. "
+                "Pack the domain again."
+            )
+        rows: Rows = np.load(io.BytesIO(content), allow_pickle=False)
+        if len(rows) != self._split.images:
+            raise UserError(
+                f"The index {file} has {len(rows)} images, domain.json says "
+                f"{self._split.images}. Pack the domain again."
+            )
+        outside = rows["label"][rows["label"] >= num_classes]
+        if len(outside):
+            raise UserError(
+                f"{self._name} holds label {outside[0]}, outside its {num_classes} classes "
+                f"(0 to {num_classes - 1}). Pack the domain again."
+            )
+        return rows
+
+    def _check_shards(self) -> None:
+        for shard in self._split.shards:
+            file = self._folder / shard.file
+            if not file.is_file():
+                raise UserError(
+                    f"Shard {file} of {self._name} is missing. Restore it, or pack again."
+                )
+            if (size := file.stat().st_size) > shard.bytes:
+                raise UserError(
+                    f"Shard {file} has {size} bytes, domain.json says {shard.bytes}: it is "
+                    "another file. Restore it, or pack the domain again."
+                )

@@ -1,0 +1,348 @@
+"""Streams of images: endless and balanced for training, finite and exact for evaluation.
+
+Every item is a pure function of its step, so that one pool of decoding workers can serve all
+domains, in any number, and a run can go on at any step without decoding what came before.
+A sample number counts a domain's images from the start of the run; its place in the order is
+`epoch, index = divmod(number, images of the domain)`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mdl.data.domains import Domain
+from mdl.data.images import BrokenImage, Pixels, decode
+from mdl.data.order import Integers, held_out, permutation, stable_key, uniforms
+from mdl.data.shards import ShardImages
+from mdl.errors import UserError
+
+NO_LABEL = -1  # an image without a label, or a broken one: not counted in a score
+NUM_DRAWS = 3  # uniform numbers per image: where to crop (2), whether to flip
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Sample(NamedTuple):
+    """Images of one domain as they come from the workers, before augmentation."""
+
+    images: Tensor  # [b, S, S, 3] uint8
+    labels: Tensor  # [b] int64
+    draws: Tensor  # [b, NUM_DRAWS] float32 in [0, 1): what augmentation does to each image
+
+
+@dataclass
+class BrokenImages:
+    """Counts the images that could not be decoded; more than `limit` in a domain end the run."""
+
+    limit: int
+    names: dict[str, set[str]] = field(default_factory=dict)
+
+    def add(self, domain: str, names: Sequence[str]) -> None:
+        """Raises UserError where the domain's broken images exceed the limit."""
+        known = self.names.setdefault(domain, set())
+        for name in names:
+            if name not in known:
+                known.add(name)
+                _log.warning(
+                    "broken image %s (%d of domain '%s'; limit %d)",
+                    name,
+                    len(known),
+                    domain,
+                    self.limit,
+                )
+        if len(known) > self.limit:
+            shown = "; ".join(sorted(known)[:3])
+            raise UserError(
+                f"Domain '{domain}' holds more broken images than data.broken_images_limit = "
+                f"{self.limit}: {len(known)} found, among them {shown}. "
+                "Restore the shards or pack again; or raise the limit."
+            )
+
+
+class DomainImages:
+    """The images of one domain that a stream walks over, decoded to squares of `size` px.
+
+    chosen: which images of the split; None for all.
+    """
+
+    def __init__(
+        self, domain: Domain, split: str, size: int, chosen: Integers | None = None
+    ) -> None:
+        self.domain, self.size = domain, size
+        self.shards = ShardImages(domain, split)
+        self.chosen = np.arange(len(self.shards)) if chosen is None else chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def decode(self, image: int, into: Pixels) -> int:
+        """Decodes an image of the split and gives its label. Raises BrokenImage."""
+        into[:] = decode(self.shards.read(image), self.size, self.domain.fit)
+        return int(self.shards.rows[image]["label"])
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one domain contributes to a step."""
+
+    sample: Sample
+    broken: list[str]
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """The endless order of one domain's images: a fresh permutation in each epoch."""
+
+    images: DomainImages
+    seed: int
+    stream: str  # 'train' and 'held_out' walk their images independently
+    _orders: dict[int, Integers] = field(default_factory=dict, repr=False, compare=False)
+
+    def part(self, numbers: Integers) -> Part:
+        """The images at the given sample numbers; a broken one's slot goes to its successor."""
+        pixels = np.empty((len(numbers), self.images.size, self.images.size, 3), np.uint8)
+        labels = np.empty(len(numbers), np.int64)
+        draws = np.empty((len(numbers), NUM_DRAWS), np.float32)
+        broken: list[str] = []
+        epochs, indices = np.divmod(numbers, len(self.images))
+        for epoch in np.unique(epochs):
+            slots = np.flatnonzero(epochs == epoch)
+            order = self._order(int(epoch))
+            chosen = order[indices[slots]]
+            key = self._key("augment", int(epoch))
+            draws[slots] = uniforms(key, chosen, NUM_DRAWS)
+            for slot in slots:
+                labels[slot] = self._decode_from(order, indices[slot], pixels[slot], broken)
+        sample = Sample(
+            torch.from_numpy(pixels), torch.from_numpy(labels), torch.from_numpy(draws)
+        )
+        return Part(sample, broken)
+
+    def _decode_from(self, order: Integers, index: int, into: Pixels, broken: list[str]) -> int:
+        """Decodes the first image from `index` on that is not broken; notes those that are."""
+        for step in range(len(order)):
+            image = int(order[(index + step) % len(order)])
+            try:
+                return self.images.decode(image, into)
+            except BrokenImage:
+                broken.append(self.images.shards.name_of(image))
+        into[:] = 0  # all are broken: the count of them ends the run
+        return 0
+
+    def image_at(self, number: int) -> int:
+        """The image (its place in the split) at a sample number."""
+        epoch, index = divmod(number, len(self.images))
+        return int(self._order(epoch)[index])
+
+    def _order(self, epoch: int) -> Integers:
+        if epoch not in self._orders:
+            while len(self._orders) > 1:  # a batch may span two epochs
+                del self._orders[min(self._orders)]
+            shuffled = permutation(self._key("order", epoch), len(self.images))
+            self._orders[epoch] = self.images.chosen[shuffled]
+        return self._orders[epoch]
+
+    def _key(self, purpose: str, epoch: int) -> int:
+        return stable_key(self.seed, purpose, self.images.domain.name, self.stream, epoch)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which slots of a global batch a rank takes: every `ranks`-th, so that order is kept."""
+
+    rank: int = 0
+    ranks: int = 1
+
+    def of(self, numbers: Integers) -> Integers:
+        return numbers[self.rank :: self.ranks]
+
+
+class TrainingSteps(Dataset[dict[str, dict[str, Part]]]):
+    """Step -> stream -> domain -> images: what the workers compute.
+
+    orders: stream -> domain -> order.
+    batch_size: images of a domain in a step, over all ranks, by stream.
+    """
+
+    def __init__(
+        self,
+        orders: Mapping[str, Mapping[str, TrainingOrder]],
+        batch_size: Mapping[str, int],
+        share: Share = Share(),
+    ) -> None:
+        self.orders, self.batch_size, self.share = orders, batch_size, share
+
+    def __getitem__(self, step: int) -> dict[str, dict[str, Part]]:
+        parts: dict[str, dict[str, Part]] = {}
+        for stream, orders in self.orders.items():
+            size = self.batch_size[stream]
+            numbers = self.share.of(np.arange(step * size, (step + 1) * size))
+            parts[stream] = {name: order.part(numbers) for name, order in orders.items()}
+        return parts
+
+
+class TrainingFeed:
+    """One pool of workers, from which the streams of all domains take their turns."""
+
+    def __init__(
+        self, steps: TrainingSteps, first_step: int, workers: int, broken: BrokenImages
+    ) -> None:
+        self._steps, self._first_step, self._workers = steps, first_step, workers
+        self._broken = broken
+        self._iterator: Iterator[dict[str, dict[str, Part]]] | None = None
+        self._waiting: dict[tuple[str, str], Part] = {}
+
+    def streams(self) -> dict[str, dict[str, DomainStream]]:
+        """Stream -> domain -> iterable, for a CombinedLoader."""
+        return {
+            stream: {domain: DomainStream(self, stream, domain) for domain in orders}
+            for stream, orders in self._steps.orders.items()
+        }
+
+    def restart(self) -> None:
+        """Begins at the first step again."""
+        self._iterator, self._waiting = None, {}
+
+    def _start(self) -> Iterator[dict[str, dict[str, Part]]]:
+        """Starts the workers: once for all streams, when the first of them is asked."""
+        loader = DataLoader(
+            self._steps,
+            sampler=_Count(self._first_step),
+            batch_size=None,
+            num_workers=self._workers,
+            prefetch_factor=4 if self._workers else None,
+            collate_fn=_as_is,
+        )
+        return iter(loader)
+
+    def take(self, stream: str, domain: str) -> Sample:
+        """The next images of one domain; every domain has to take its turn in each step."""
+        if not self._waiting:
+            if self._iterator is None:
+                self._iterator = self._start()
+            parts = next(self._iterator)
+            self._waiting = {(s, d): p for s, of in parts.items() for d, p in of.items()}
+        part = self._waiting.pop((stream, domain))
+        if part.broken:
+            self._broken.add(domain, part.broken)
+        return part.sample
+
+
+class DomainStream:
+    """The endless stream of one domain: a light iterable over the shared feed."""
+
+    def __init__(self, feed: TrainingFeed, stream: str, domain: str) -> None:
+        self._feed, self._stream, self._domain = feed, stream, domain
+
+    def __iter__(self) -> Iterator[Sample]:
+        self._feed.restart()
+        return self._samples()
+
+    def _samples(self) -> Iterator[Sample]:
+        while True:
+            yield self._feed.take(self._stream, self._domain)
+
+
+class EvaluationSteps(Dataset[dict[str, Part]]):
+    """Step -> domain -> images: every image of a split once, over all ranks.
+
+    All ranks have the same number of steps; towards the end a rank may have no image of a
+    domain that another one still has.
+    """
+
+    def __init__(
+        self, images: Mapping[str, DomainImages], batch_size: int, share: Share = Share()
+    ) -> None:
+        self.images, self.batch_size, self.share = images, batch_size, share
+
+    def __len__(self) -> int:
+        per_rank = max(-(-len(images) // self.share.ranks) for images in self.images.values())
+        return -(-per_rank // self.batch_size)
+
+    def __getitem__(self, step: int) -> dict[str, Part]:
+        window = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        chosen = {name: self.share.of(of.chosen)[window] for name, of in self.images.items()}
+        return {
+            name: self._part(self.images[name], images)
+            for name, images in chosen.items()
+            if len(images)
+        }
+
+    @staticmethod
+    def _part(images: DomainImages, chosen: Integers) -> Part:
+        pixels = np.zeros((len(chosen), images.size, images.size, 3), np.uint8)
+        labels = np.full(len(chosen), NO_LABEL, np.int64)
+        broken = []
+        for slot, image in enumerate(chosen):
+            try:
+                labels[slot] = images.decode(int(image), pixels[slot])
+            except BrokenImage:
+                broken.append(images.shards.name_of(int(image)))
+        middle = torch.full((len(chosen), NUM_DRAWS), 0.5)
+        return Part(Sample(torch.from_numpy(pixels), torch.from_numpy(labels), middle), broken)
+
+
+class EvaluationStream:
+    """The finite stream of batches {domain: images}, one pass each time it is iterated."""
+
+    def __init__(self, steps: EvaluationSteps, workers: int, broken: BrokenImages) -> None:
+        self._steps, self._workers, self._broken = steps, workers, broken
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[dict[str, Sample]]:
+        loader = DataLoader(
+            self._steps,
+            shuffle=False,
+            batch_size=None,
+            num_workers=self._workers,
+            collate_fn=_as_is,
+        )
+        for parts in loader:
+            for domain, part in parts.items():
+                if part.broken:
+                    self._broken.add(domain, part.broken)
+            yield {domain: part.sample for domain, part in parts.items()}
+
+
+def training_images(
+    domain: Domain, size: int, held_out_fraction: float | None
+) -> tuple[DomainImages, DomainImages | None]:
+    """A domain's training images, and those held out of them for a search's rewards."""
+    if held_out_fraction is None:
+        return DomainImages(domain, "train", size), None
+    count = domain.split("train").images
+    if count < 2:
+        raise UserError(
+            f"Domain '{domain.name}' has {count} training image; a search needs at least two, "
+            "one to learn from and one held out. Leave it out with data.domains."
+        )
+    mask = held_out(domain.name, count, held_out_fraction)
+    train = DomainImages(domain, "train", size, np.flatnonzero(~mask))
+    return train, DomainImages(domain, "train", size, np.flatnonzero(mask))
+
+
+class _Count:
+    """A sampler that counts steps without end."""
+
+    def __init__(self, first: int) -> None:
+        self._first = first
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self._first)
+
+
+def _as_is(item: T) -> T:
+    return item

@@ -1,0 +1,63 @@
+"""Augmentation and normalisation of whole batches, on their device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from mdl.data.domains import Domain
+from mdl.data.streams import Sample
+
+Batch = dict[str, tuple[Tensor, Tensor]]
+"""Domain -> (images [b, 3, s, s] float, labels [b] int64)."""
+
+
+class BatchTransform:
+    """Crops, flips and normalises the images of all domains in one go.
+
+    What is done to an image depends on its own draws alone (`Sample.draws`), so ranks, workers
+    and the company in a batch do not change it.
+
+    domains: their mean, deviation and whether they may be flipped.
+    image_size: side of the square that is cut out, px.
+    """
+
+    def __init__(self, domains: Mapping[str, Domain], image_size: int) -> None:
+        self._row = {name: row for row, name in enumerate(domains)}
+        self._mean = torch.tensor([domain.mean for domain in domains.values()]) * 255
+        self._std = torch.tensor([domain.std for domain in domains.values()]) * 255
+        self._flip = torch.tensor([domain.flip for domain in domains.values()])
+        self._size = image_size
+
+    def __call__(self, samples: Mapping[str, Sample], augment: bool) -> Batch:
+        """augment: random places and flips by the draws; else the middle, unflipped."""
+        if not samples:
+            return {}
+        images = torch.cat([sample.images for sample in samples.values()])
+        draws = torch.cat([sample.draws for sample in samples.values()])
+        counts = [len(sample.labels) for sample in samples.values()]
+        rows = [self._row[name] for name in samples]
+        row = torch.repeat_interleave(torch.tensor(rows), torch.tensor(counts))
+        flip = (draws[:, 2] < 0.5) & self._flip[row].to(draws.device) if augment else None
+        cut = self._cut(images, draws, flip).permute(0, 3, 1, 2)
+        mean, std = (t[row, :, None, None].to(images.device) for t in (self._mean, self._std))
+        normal = ((cut - mean) / std).contiguous()
+        return {
+            name: (part, samples[name].labels)
+            for name, part in zip(samples, normal.split(counts), strict=True)
+        }
+
+    def _cut(self, images: Tensor, draws: Tensor, flip: Tensor | None) -> Tensor:
+        """[n, S, S, 3] -> [n, s, s, 3], by one gather."""
+        room = images.shape[1] - self._size + 1
+        top, left = (draws[:, :2] * room).long().unbind(1)
+        side = torch.arange(self._size, device=images.device)
+        across = side.expand(len(images), -1)
+        if flip is not None:
+            across = torch.where(flip[:, None], self._size - 1 - across, across)
+        y = (top[:, None] + side)[:, :, None]
+        x = (left[:, None] + across)[:, None, :]
+        image = torch.arange(len(images), device=images.device)[:, None, None]
+        return images[image, y, x]

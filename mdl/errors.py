@@ -1,0 +1,16 @@
+"""What a user can mend."""
+
+
+class UserError(ValueError):
+    """Bad recipe, bad data, bad file: the message says what, found, expected and remedy.
+
+    The commands print it without a traceback and exit with status 2.
+    """
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """A hint for a misspelt word: the nearest of the known ones, or all of them."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"

@@ -1,0 +1,71 @@
+"""Exact per-domain accuracy of a retrained network.
+
+    python -m mdl.evaluate RUN [--split test] [--checkpoint best|last]
+
+RUN is a run folder, e.g. runs/mpnas_retrain. Every image of the split counts once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning as L
+
+from mdl.assembly import build_callbacks, build_data, build_retrain, find_domains, quiet
+from mdl.console import run_command
+from mdl.data.domains import SPLITS
+from mdl.errors import UserError
+from mdl.results.summary import print_scores
+from mdl.run_folder import RunFolder
+from mdl.scoring import choose_checkpoint, write_scores
+from mdl.space.architecture import Architecture
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = _parser().parse_args(arguments)
+    quiet()
+    folder = RunFolder.find(options.run)
+    recipe = folder.recipe()
+    if recipe.phase != "retrain":
+        raise UserError(
+            f"{options.run} is the run of a search; expected a retrained network. "
+            "Retrain it: python -m mdl.fit recipes/mpnas_retrain.yaml "
+            f"architecture_file={folder.architecture_file}"
+        )
+    checkpoint = choose_checkpoint(folder, options.checkpoint)
+    domains = find_domains(recipe)
+    module = build_retrain(recipe, domains, Architecture.read(folder.architecture_file))
+    data = build_data(recipe, domains)
+    trainer = L.Trainer(
+        accelerator=recipe.trainer.accelerator,
+        devices=1,  # exactly one: every image counts once, whatever the training ran on
+        precision=recipe.trainer.precision,  # type: ignore[arg-type]
+        callbacks=build_callbacks(recipe),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    scores = write_scores(recipe, folder, module, data, trainer, [options.split], checkpoint)
+    shown = {options.split: scores["splits"][options.split]}
+    print_scores(shown, f"{recipe.name}, {checkpoint}")
+    print(f"Next: python -m mdl.report {options.run}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mdl.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--checkpoint", choices=("best", "last"))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,1 @@
+"""Blocks, the one network class, its controllers, and what they cost."""

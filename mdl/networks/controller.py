@@ -1,0 +1,97 @@
+"""Controllers: which block each domain takes at each layer, as logits.
+
+One vector of logits per layer and domain, zero at the start, as in TuNAS (Bender et al., CVPR
+2020). All domains and layers are one tensor, so that sampling, probabilities and entropies are
+one call each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mdl.data.order import stable_key
+from mdl.space.search_space import Path, SearchSpace
+
+
+class Controllers(nn.Module):
+    """A controller per domain; or, `common`, one for all domains (multi-head NAS).
+
+    Choices [domains, layers] are indices into the blocks that a layer offers.
+    """
+
+    offered: Tensor
+
+    def __init__(self, space: SearchSpace, domains: Sequence[str], common: bool = False) -> None:
+        super().__init__()
+        self.space, self.domains, self.common = space, tuple(domains), common
+        most = max(len(layer.blocks) for layer in space.layers)
+        rows = 1 if common else len(self.domains)
+        self.logits = nn.Parameter(torch.zeros(rows, len(space.layers), most))
+        offered = torch.tensor([[i < len(la.blocks) for i in range(most)] for la in space.layers])
+        self.register_buffer("offered", offered, persistent=False)
+
+    def log_probabilities(self) -> Tensor:
+        """[domains, layers, blocks]; minus infinity where a layer lacks the block."""
+        logits = self.logits.masked_fill(~self.offered, -torch.inf)
+        return logits.log_softmax(-1).expand(len(self.domains), -1, -1)
+
+    @torch.no_grad()
+    def sample(self, seed: int, step: int) -> Tensor:
+        """Draws a path per domain: choices [domains, layers].
+
+        A pure function of (logits, seed, step): equal on all ranks, and after a resume. One
+        controller for all draws one path for all.
+        """
+        probabilities = self.log_probabilities()[: len(self.logits)].exp()
+        return self._draw(probabilities, "paths", seed, step)
+
+    @torch.no_grad()
+    def sample_uniform(self, seed: int, step: int, common: bool) -> Tensor:
+        """The same with all blocks of a layer equally likely; `common`: one path for all."""
+        rows = 1 if common or self.common else len(self.domains)
+        weights = self.offered.to(self.logits.dtype).expand(rows, -1, -1)
+        return self._draw(weights, "uniform paths", seed, step)
+
+    def _draw(self, weights: Tensor, purpose: str, seed: int, step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(stable_key(seed, purpose, step))
+        flat = weights.cpu().flatten(0, 1)
+        choices = torch.multinomial(flat, 1, generator=generator).view(weights.shape[:2])
+        return choices.expand(len(self.domains), -1).contiguous()
+
+    def log_probability(self, choices: Tensor) -> Tensor:
+        """Log probability of each domain's choices, summed over layers: [domains]."""
+        chosen = choices.to(self.logits.device)[:, :, None]
+        return self.log_probabilities().gather(-1, chosen).squeeze(-1).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Entropy of each domain's choices, mean over layers, in nats: [domains]."""
+        log_p = self.log_probabilities()
+        return -(log_p.exp() * log_p.masked_fill(~self.offered, 0)).sum(-1).mean(-1)
+
+    def agreement(self) -> Tensor:
+        """How likely two domains take the same block, summed over layers: [domains].
+
+        Row d is sum over layers of p_d . mean of the other domains' p, the latter held
+        constant: an analytic sharing bonus. Not given in the paper: without it, sharing does
+        not emerge from independent controllers. Zero for a single domain.
+        """
+        p = self.log_probabilities().exp()
+        others = (p.sum(0, keepdim=True) - p) / max(len(self.domains) - 1, 1)
+        return (p * others.detach()).sum((1, 2))
+
+    @torch.no_grad()
+    def best_paths(self) -> dict[str, Path]:
+        """The most likely block of every layer, per domain."""
+        return self.paths(self.log_probabilities().argmax(-1))
+
+    def paths(self, choices: Tensor) -> dict[str, Path]:
+        """Choices [domains, layers] as paths. The one host synchronisation of a search step."""
+        return {
+            domain: tuple(
+                layer.blocks[choice] for layer, choice in zip(self.space.layers, row, strict=True)
+            )
+            for domain, row in zip(self.domains, choices.tolist(), strict=True)
+        }

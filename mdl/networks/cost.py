@@ -1,0 +1,137 @@
+"""What nodes and networks cost: multiply-adds and parameters.
+
+Multiply-adds (macs) are counted by `torch.utils.flop_counter` on meta tensors, for one image;
+the published tables' FLOPs are taken to mean the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mdl.networks.blocks import BATCH_NORMS, domain_key
+from mdl.networks.multipath import HEAD, STEM, MultiPathNetwork, Node, _build, path_nodes
+from mdl.space.search_space import ZERO, Path, SearchSpace
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers of parameters, what is shared counted once."""
+
+    convolutions: int
+    norm: int
+    heads: int
+
+    @property
+    def total(self) -> int:
+        return self.convolutions + self.norm + self.heads
+
+
+def count_parameters(network: MultiPathNetwork) -> Parameters:
+    """Parameters of a network, by kind; works on meta tensors too."""
+    heads = sum(p.numel() for p in network.heads.parameters())
+    norm = sum(
+        p.numel()
+        for module in network.nodes.modules()
+        if isinstance(module, tuple(BATCH_NORMS.values()))
+        for p in module.parameters()
+    )
+    total = sum(p.numel() for p in network.parameters())
+    return Parameters(total - heads - norm, norm, heads)
+
+
+class CostTable:
+    """Multiply-adds of every node of a space, for images of one size.
+
+    image_size: side of the square input, px.
+    num_classes: domain -> classes, for the heads.
+    """
+
+    def __init__(self, space: SearchSpace, image_size: int, num_classes: Mapping[str, int]) -> None:
+        self.space = space
+        self._nodes = _node_macs(space, image_size)
+        self.heads = {domain: space.head_width * n for domain, n in num_classes.items()}
+
+    def path_macs(self, path: Path, domain: str) -> int:
+        """Multiply-adds of one image of `domain` on `path`, head included."""
+        nodes = path_nodes(self.space, path)
+        return sum(self._nodes[node] for node in nodes) + self.heads[domain]
+
+    def choices(self) -> Tensor:
+        """Multiply-adds of each choice at each layer, [layers, blocks]; zero costs none."""
+        most = max(len(layer.blocks) for layer in self.space.layers)
+        table = torch.zeros(len(self.space.layers), most)
+        for layer in self.space.layers:
+            for choice, block in enumerate(layer.blocks):
+                if block != ZERO:
+                    table[layer.index, choice] = self._nodes[Node(layer.index, block)]
+        return table
+
+    def fixed(self) -> Tensor:
+        """Multiply-adds that no choice changes: stem, head convolution and head, [domains]."""
+        ends = self._nodes[Node(-1, STEM)] + self._nodes[Node(len(self.space.layers), HEAD)]
+        return torch.tensor([float(ends + macs) for macs in self.heads.values()])
+
+    def mean_path_macs(self) -> Tensor:
+        """Multiply-adds of a uniformly drawn path, on average, [domains]."""
+        offered = torch.tensor([float(len(layer.blocks)) for layer in self.space.layers])
+        return self.fixed() + (self.choices().sum(1) / offered).sum()
+
+
+def _node_macs(space: SearchSpace, image_size: int) -> dict[Node, int]:
+    norm = partial(BATCH_NORMS["shared"], users=("one",), running=False)
+    macs: dict[Node, int] = {}
+    with torch.device("meta"):
+        x = torch.empty(1, 3, image_size, image_size)
+        macs[Node(-1, STEM)], x = _measure(_build(space, Node(-1, STEM), norm), x)
+        for layer in space.layers:
+            inner = x
+            for block in layer.blocks:
+                if block != ZERO:
+                    node = Node(layer.index, block)
+                    macs[node], x = _measure(_build(space, node, norm), inner)
+        head = Node(len(space.layers), HEAD)
+        macs[head], x = _measure(_build(space, head, norm), x)
+    return macs
+
+
+def _measure(module: nn.Module, x: Tensor) -> tuple[int, Tensor]:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        # two images: batch norm refuses to normalise one value by itself
+        y = module(torch.cat([x, x]), ("one",))
+    return counter.get_total_flops() // 4, y[:1]  # 2 operations per multiply-add, 2 images
+
+
+def macs_of_all_domains(network_paths: Mapping[str, Path], table: CostTable) -> int:
+    """Multiply-adds of one image of each domain on its own path, summed."""
+    return sum(table.path_macs(path, domain) for domain, path in network_paths.items())
+
+
+def macs_of_one_image(
+    network_paths: Mapping[str, Path], table: CostTable, shared_batch_norm: bool
+) -> int:
+    """Multiply-adds of one image sent through all domains, common work done once.
+
+    The only sense that fits the published table's 0.09 and 1.08. A common prefix of two paths
+    computes the same features only where batch norm is shared.
+    """
+    if not shared_batch_norm:
+        return macs_of_all_domains(network_paths, table)
+    prefixes: set[tuple[Node, ...]] = set()
+    total = sum(table.heads[domain] for domain in network_paths)
+    for path in network_paths.values():
+        nodes = path_nodes(table.space, path)
+        for end in range(1, len(nodes) + 1):
+            prefix = tuple(nodes[:end])
+            if prefix not in prefixes:
+                prefixes.add(prefix)
+                total += table._nodes[nodes[end - 1]]
+    return total
+
+
+__all__ = ["CostTable", "Parameters", "count_parameters", "domain_key"]

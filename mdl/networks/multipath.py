@@ -1,0 +1,199 @@
+"""The one network class: nodes, each held once, and paths that lead through them.
+
+The super-network is this class holding every node; a derived network is this class holding the
+nodes on the chosen paths; a bundle of single-domain models is this class with nodes private to
+their domain. So a subnetwork computes what the super-network computes on its path, and what is
+shared is counted once, by construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from mdl.networks.blocks import BATCH_NORMS, ConvNormAct, InvertedResidual, Norm, domain_key
+from mdl.space.search_space import ZERO, Block, Layer, Path, SearchSpace
+
+STEM, HEAD = "stem", "head"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A block at a layer. owner: the one domain that has it for itself, if any.
+
+    layer is the layer's index; stem and head convolution have a name in place of a block.
+    """
+
+    layer: int
+    block: Block | str
+    owner: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Its name among the network's modules."""
+        place = self.block if isinstance(self.block, str) else f"layer{self.layer}_{self.block}"
+        return place if self.owner is None else place + domain_key(self.owner)
+
+
+Users = dict[Node, tuple[str, ...]]
+"""Node -> the domains that may visit it."""
+
+
+def path_nodes(space: SearchSpace, path: Path, owner: str | None = None) -> list[Node]:
+    """The nodes that a path visits, stem and head convolution included, in their order."""
+    searched = [Node(i, block, owner) for i, block in enumerate(path) if block != ZERO]
+    return [Node(-1, STEM, owner), *searched, Node(len(space.layers), HEAD, owner)]
+
+
+def supernet_users(space: SearchSpace, domains: Sequence[str], private: bool = False) -> Users:
+    """Every node of the space, each for all domains; or, private, each domain its own."""
+    every = [Node(-1, STEM)]
+    every += [Node(la.index, block) for la in space.layers for block in la.blocks if block != ZERO]
+    every += [Node(len(space.layers), HEAD)]
+    if not private:
+        return {node: tuple(domains) for node in every}
+    return {Node(n.layer, n.block, domain): (domain,) for n in every for domain in domains}
+
+
+def path_users(space: SearchSpace, paths: Mapping[str, Path], private: bool = False) -> Users:
+    """The nodes on the given paths, each for the domains whose path visits it."""
+    users: dict[Node, list[str]] = {}
+    for domain, path in paths.items():
+        for node in path_nodes(space, path, domain if private else None):
+            users.setdefault(node, []).append(domain)
+    in_order = sorted(users, key=lambda node: (node.layer, node.key))
+    return {node: tuple(users[node]) for node in in_order}
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Features of several domains, interleaved: row i * G + g is image i of domain g."""
+
+    domains: tuple[str, ...]
+    features: Tensor  # [n * G, C, H, W]
+
+    def of(self, domain: str) -> Tensor:
+        """[n, C, H, W], a view."""
+        apart = self.features.unflatten(0, (-1, len(self.domains)))
+        return apart.select(1, self.domains.index(domain))
+
+
+class MultiPathNetwork(nn.Module):
+    """Nodes, each registered once, and a head per domain.
+
+    users: node -> the domains that may visit it (see `supernet_users`, `path_users`).
+    num_classes: domain -> number of its classes.
+    batch_norm: 'per_domain' or 'shared'.
+    running: whether batch norm keeps running statistics (see `DomainBatchNorm`).
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        users: Users,
+        num_classes: Mapping[str, int],
+        *,
+        batch_norm: str = "per_domain",
+        running: bool = True,
+    ) -> None:
+        super().__init__()
+        self.space, self.users = space, users
+        self.domains, self.num_classes = tuple(num_classes), dict(num_classes)
+        self.private = any(node.owner is not None for node in users)
+        self.nodes = nn.ModuleDict()
+        for node, of in users.items():
+            norm = partial(BATCH_NORMS[batch_norm], users=of, running=running)
+            self.nodes[node.key] = _build(space, node, norm)
+        self.heads = nn.ModuleDict(
+            {
+                domain_key(domain): nn.Linear(space.head_width, classes)
+                for domain, classes in num_classes.items()
+            }
+        )
+        _initialise(self)
+
+    def forward(self, images: Mapping[str, Tensor], paths: Mapping[str, Path]) -> dict[str, Tensor]:
+        """Images [n, 3, H, W] per domain -> logits [n, classes] per domain.
+
+        paths: the path of each domain among `images`. Each node is called once for all domains
+        that visit it with the same number and size of images; a layer that a path skips costs
+        nothing.
+        """
+        groups = {domain: _Group((domain,), x) for domain, x in images.items()}
+        self._visit({domain: self._node(-1, STEM, domain) for domain in images}, groups)
+        for layer in self.space.layers:
+            visits = {
+                domain: self._node(layer.index, paths[domain][layer.index], domain)
+                for domain in images
+                if paths[domain][layer.index] != ZERO
+            }
+            self._visit(visits, groups)
+        head = len(self.space.layers)
+        self._visit({domain: self._node(head, HEAD, domain) for domain in images}, groups)
+        return self._classify(groups)
+
+    def _node(self, layer: int, block: Block | str, domain: str) -> str:
+        return Node(layer, block, domain if self.private else None).key
+
+    def _visit(self, visits: Mapping[str, str], groups: dict[str, _Group]) -> None:
+        """Calls each visited node once per number and size of images, and regroups."""
+        together: dict[tuple[str, torch.Size], list[str]] = {}
+        for domain, key in visits.items():
+            shape = groups[domain].of(domain).shape
+            together.setdefault((key, shape), []).append(domain)
+        for (key, _), members in together.items():
+            group = _gather(tuple(members), groups)
+            features = self.nodes[key](group.features, group.domains)
+            for domain in members:
+                groups[domain] = _Group(group.domains, features)
+
+    def _classify(self, groups: Mapping[str, _Group]) -> dict[str, Tensor]:
+        logits = {}
+        for group in dict.fromkeys(groups.values()):
+            pooled = _Group(group.domains, group.features.mean((2, 3)))
+            for domain in group.domains:
+                logits[domain] = self.heads[domain_key(domain)](pooled.of(domain))
+        return {domain: logits[domain] for domain in groups}
+
+
+def _gather(members: tuple[str, ...], groups: Mapping[str, _Group]) -> _Group:
+    """The features of `members` as one group; without a copy where they are one already."""
+    group = groups[members[0]]
+    if group.domains == members:
+        return group
+    parts = [groups[domain].of(domain) for domain in members]
+    if len(parts) == 1:
+        return _Group(members, parts[0].contiguous())
+    return _Group(members, torch.stack(parts, 1).flatten(0, 1))
+
+
+def _build(space: SearchSpace, node: Node, norm: Norm) -> nn.Module:
+    first, last = space.stages[0], space.stages[-1]
+    if node.block == STEM:
+        return ConvNormAct(3, space.stem_width, 3, space.stem_stride, first.activation, norm)
+    if node.block == HEAD:
+        return ConvNormAct(last.width, space.head_width, 1, 1, last.activation, norm)
+    assert isinstance(node.block, Block)
+    layer: Layer = space.layers[node.layer]
+    return InvertedResidual(layer, node.block, norm)
+
+
+def _initialise(network: nn.Module) -> None:
+    """Convolutions by their fan-out (He et al., 2015); small heads; batch norm as the identity."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)
+
+
+def shared_nodes(users: Users) -> Iterable[Node]:
+    """The nodes that at least two domains visit."""
+    return (node for node, of in users.items() if len(of) > 1)

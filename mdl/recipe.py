@@ -1,0 +1,307 @@
+"""Recipes: typed YAML, merged from left to right, then `key=value` overrides.
+
+The dataclasses are the reference of all keys. A recipe has to name its space and its phase;
+everything else has a default.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigKeyError,
+    InterpolationKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+from yaml import YAMLError
+
+from mdl.errors import UserError, nearest
+
+
+@dataclass
+class StageRecipe:
+    """A row of the space's table."""
+
+    width: int = MISSING
+    depth: int = MISSING
+    stride: int = MISSING
+    activation: str = MISSING  # relu | hardswish
+    skippable: int | None = None  # last layers that may be skipped; null: all that can
+
+
+@dataclass
+class SpaceRecipe:
+    stem_width: int = MISSING
+    stem_stride: int = MISSING
+    stages: list[StageRecipe] = MISSING
+    head_width: int = MISSING
+    kernels: list[int] = field(default_factory=lambda: [3, 5, 7])
+    expansions: list[int] = field(default_factory=lambda: [3, 6])
+    squeeze_excite: list[bool] = field(default_factory=lambda: [False, True])
+
+
+@dataclass
+class DataRecipe:
+    root: str = "data/miniature"  # this one is made on first use
+    domains: list[str] | None = None  # null: all that lie there
+    image_size: int = 32  # side of what the network sees, px
+    load_size: int = 36  # side of what is decoded, from which that is cut
+    batch_size: int = 16  # images of each domain per step, over all ranks
+    evaluation_batch_size: int = 64  # images of each domain per step and rank
+    held_out: float = 0.2  # part of the training images that only rewards see (search)
+    workers: int = 1  # decoding processes per rank
+    broken_images_limit: int = 10  # per domain; one more ends the run
+
+
+@dataclass
+class NetworkRecipe:
+    batch_norm: str = "per_domain"  # per_domain | shared
+    nodes: str = "shared"  # shared | private: a bundle of single-domain networks
+
+
+@dataclass
+class OptimizerRecipe:
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.02
+    warmup_fraction: float = 0.05
+    label_smoothing: float = 0.1
+    clip_norm: float | None = 5.0
+
+
+@dataclass
+class RewardRecipe:
+    beta: float = -0.1  # weight of |macs / target - 1|
+    target: float = 0.75  # of the multiply-adds of a uniformly drawn path
+    baseline_momentum: float = 0.95
+
+
+@dataclass
+class SearchRecipe:
+    controllers: str = "per_domain"  # per_domain | common: one for all (multi-head NAS)
+    learning_rate: float = 0.05
+    beta1: float = 0.5
+    warmup_fraction: float = 0.25  # uniform paths, resting controllers
+    warmup_common_path: bool = True
+    held_out_batch_size: int = 32
+    sharing: float = 0.0  # weight of the sharing bonus; 0: the plain published form
+    reward: RewardRecipe = field(default_factory=RewardRecipe)
+
+
+@dataclass
+class RetrainRecipe:
+    ema_decay: float = 0.99
+
+
+@dataclass
+class TrainerRecipe:
+    max_steps: int = MISSING
+    accelerator: str = "auto"
+    devices: Any = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"  # or bf16-mixed
+    threads: int | None = None  # of the CPU; null: as torch finds best
+    validation_interval: int = 100  # steps
+    checkpoint_interval: int = 100  # steps
+    record_interval: int = 10  # steps
+
+
+@dataclass
+class WandbRecipe:
+    mode: str = "auto"  # auto: online where logged in, else offline | online | offline | disabled
+    project: str = "mdl"
+
+
+@dataclass
+class Recipe:
+    """All keys of a recipe."""
+
+    phase: str = MISSING  # search | retrain
+    name: str = MISSING
+    runs_dir: str = "runs"
+    seed: int = 0
+    architecture_file: str | None = None  # retrain
+    data: DataRecipe = field(default_factory=DataRecipe)
+    space: SpaceRecipe = field(default_factory=SpaceRecipe)
+    network: NetworkRecipe = field(default_factory=NetworkRecipe)
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    search: SearchRecipe = field(default_factory=SearchRecipe)
+    retrain: RetrainRecipe = field(default_factory=RetrainRecipe)
+    trainer: TrainerRecipe = field(default_factory=TrainerRecipe)
+    wandb: WandbRecipe = field(default_factory=WandbRecipe)
+    # name -> {class: dotted.name, **arguments}
+    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+_CHOICES = {
+    "phase": ("search", "retrain"),
+    "network.batch_norm": ("per_domain", "shared"),
+    "network.nodes": ("shared", "private"),
+    "search.controllers": ("per_domain", "common"),
+    "wandb.mode": ("auto", "online", "offline", "disabled"),
+}
+
+_POSITIVE = (
+    "data.image_size",
+    "data.load_size",
+    "data.evaluation_batch_size",
+    "trainer.max_steps",
+    "trainer.validation_interval",
+    "trainer.checkpoint_interval",
+    "trainer.record_interval",
+    "optimizer.learning_rate",
+    "search.learning_rate",
+    "search.reward.target",
+)
+
+_FRACTIONS = (
+    "data.held_out",
+    "optimizer.warmup_fraction",
+    "optimizer.label_smoothing",
+    "search.warmup_fraction",
+    "search.reward.baseline_momentum",
+    "retrain.ema_decay",
+)
+
+
+def load_recipe(arguments: Sequence[str]) -> Recipe:
+    """Reads YAML files and `key=value` overrides, later ones over earlier ones.
+
+    Raises UserError for a missing file, a misspelt key, a wrong type or an impossible value.
+    """
+    files = [word for word in arguments if "=" not in word]
+    overrides = [word for word in arguments if "=" in word]
+    if not files:
+        raise UserError("No recipe given; expected one, e.g. recipes/mpnas_search.yaml")
+    merged = OmegaConf.structured(Recipe)
+    for file in files:
+        merged = _merge(merged, _read(Path(file)), file)
+    for override in overrides:
+        merged = _merge(merged, _parse(override), f"'{override}'")
+    recipe: Recipe = _resolve(merged)
+    _check_values(merged)
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML; `load_recipe` reads it back."""
+    return OmegaConf.to_yaml(OmegaConf.structured(recipe))
+
+
+def _read(file: Path) -> DictConfig:
+    if not file.is_file():
+        known = [str(other) for other in Path("recipes").glob("*.yaml")]
+        hint = nearest(str(file), known) if known else "check the path"
+        raise UserError(f"No recipe at {file}; {hint}")
+    try:
+        content = OmegaConf.load(file)
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{file} is no YAML that can be read: {error}") from error
+    if not isinstance(content, DictConfig):
+        raise UserError(f"{file} holds a list; expected 'key: value' pairs.")
+    return content
+
+
+def _parse(override: str) -> DictConfig:
+    try:
+        return OmegaConf.from_dotlist([override])
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"The override '{override}' cannot be read: {error}") from error
+
+
+def _merge(merged: DictConfig, part: DictConfig, origin: str) -> DictConfig:
+    _check_keys(part, Recipe, "", origin)
+    try:
+        together = OmegaConf.merge(merged, part)
+    except ConfigKeyError as error:
+        raise UserError(f"Unknown recipe key in {origin}: {error.full_key}") from error
+    except OmegaConfBaseException as error:
+        raise UserError(_wrong_type(error, origin)) from error
+    assert isinstance(together, DictConfig)
+    return together
+
+
+def _wrong_type(error: OmegaConfBaseException, origin: str) -> str:
+    first_line = str(error).splitlines()[0]
+    return f"Recipe key '{error.full_key}' in {origin} has a wrong type: {first_line}"
+
+
+def _check_keys(part: Any, schema: type, where: str, origin: str) -> None:
+    """Raises UserError with the nearest right key for the first misspelt one."""
+    if not isinstance(part, DictConfig):
+        return
+    known = {f.name: f for f in fields(schema)}
+    for key in part:
+        full = f"{where}{key}"
+        if key not in known:
+            raise UserError(
+                f"Unknown recipe key '{full}' in {origin}; {nearest(str(key), list(known))}"
+            )
+        inner = _NESTED.get(full)
+        if inner is not None:
+            _check_keys(part._get_node(key), inner, f"{full}.", origin)
+
+
+def _nested(schema: type, where: str = "") -> dict[str, type]:
+    """Dotted key -> dataclass, for every key that is a section."""
+    found = {}
+    for f in fields(schema):
+        if is_dataclass(f.default_factory):
+            section: Any = f.default_factory
+            found[f"{where}{f.name}"] = section
+            found |= _nested(section, f"{where}{f.name}.")
+    return found
+
+
+_NESTED = _nested(Recipe)
+
+
+def _resolve(merged: DictConfig) -> Recipe:
+    try:
+        OmegaConf.resolve(merged)
+        recipe = OmegaConf.to_object(merged)
+    except InterpolationKeyError as error:
+        raise UserError(f"The recipe refers to a key that is not there: {error}") from error
+    except MissingMandatoryValue as error:
+        raise UserError(
+            f"The recipe lacks '{error.full_key}'. Start from recipes/mpnas_search.yaml or "
+            "recipes/mpnas_retrain.yaml, which set it."
+        ) from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"The recipe cannot be resolved: {error}") from error
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def _check_values(merged: DictConfig) -> None:
+    for key, choices in _CHOICES.items():
+        if (value := OmegaConf.select(merged, key)) not in choices:
+            hint = nearest(str(value), list(choices))
+            raise UserError(
+                f"{key} is '{value}'; expected one of {', '.join(choices)} ({hint.rstrip('?')})."
+                if hint.startswith("did")
+                else f"{key} is '{value}'; expected one of {', '.join(choices)}."
+            )
+    for key in _POSITIVE:
+        if (value := OmegaConf.select(merged, key)) <= 0:
+            raise UserError(f"{key} is {value}; expected a number above 0.")
+    for key in _FRACTIONS:
+        if not 0 <= (value := OmegaConf.select(merged, key)) < 1:
+            raise UserError(f"{key} is {value}; expected at least 0 and below 1.")
+    for key in ("data.batch_size", "search.held_out_batch_size"):
+        if (value := OmegaConf.select(merged, key)) < 2:
+            raise UserError(f"{key} is {value}; batch norm needs at least 2 images of a domain.")
+    for key in ("name", "runs_dir"):
+        if not str(OmegaConf.select(merged, key)).strip():
+            raise UserError(f"{key} is empty; expected a name.")
+    if not re.fullmatch(r"[\w][\w.-]*", merged.name):
+        raise UserError(
+            f"name is '{merged.name}'; expected letters, digits, '_', '.' and '-': it names the "
+            "run's folder."
+        )

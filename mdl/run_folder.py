@@ -1,0 +1,148 @@
+"""`runs/<name>/`: where a run keeps all that it makes, and finds it again.
+
+The name comes from the recipe, not from the clock: the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from mdl.errors import UserError
+from mdl.recipe import Recipe, dump_recipe
+
+RECIPE = "recipe.yaml"
+# may differ between two starts of one run: where and how fast, not what
+_FREE = {
+    "runs_dir",
+    "wandb",
+    "data.workers",
+    "trainer.max_steps",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.threads",
+}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run."""
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / RECIPE
+
+    @property
+    def architecture_file(self) -> Path:
+        return self.path / "architecture.json"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def scores_file(self) -> Path:
+        return self.path / "scores.json"
+
+    @property
+    def figures_dir(self) -> Path:
+        return self.path / "figures"
+
+    @classmethod
+    def claim(cls, recipe: Recipe) -> RunFolder:
+        """The folder of a recipe's run, made if new.
+
+        Raises UserError where it belongs to another recipe: nothing is written over.
+        """
+        folder = cls(Path(recipe.runs_dir) / recipe.name)
+        if folder.recipe_file.is_file():
+            folder._check_same(recipe)
+        elif folder.path.is_dir() and any(folder.path.iterdir()):
+            raise UserError(
+                f"{folder.path} holds files but no {RECIPE}: it is not the folder of a run. "
+                "Choose another with name=..."
+            )
+        folder.checkpoints_dir.mkdir(parents=True, exist_ok=True)
+        write_beside(folder.recipe_file, dump_recipe(recipe))
+        return folder
+
+    @classmethod
+    def find(cls, path: Path) -> RunFolder:
+        """The folder of an earlier run. Raises UserError where there is none."""
+        folder = cls(path)
+        if not folder.recipe_file.is_file():
+            raise UserError(
+                f"{path} is not the folder of a run: it holds no {RECIPE}. Expected e.g. "
+                "runs/mpnas_retrain, as python -m mdl.fit makes it."
+            )
+        return folder
+
+    def recipe(self) -> Recipe:
+        merged = OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.load(self.recipe_file))
+        recipe: Any = OmegaConf.to_object(merged)
+        assert isinstance(recipe, Recipe)
+        return recipe
+
+    def _check_same(self, recipe: Recipe) -> None:
+        before, now = _flat(self.recipe()), _flat(recipe)
+        changed = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
+        if changed:
+            shown = "; ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in changed)
+            raise UserError(
+                f"{self.path} belongs to a run of another recipe ({shown}). "
+                f"Start a new run with name={recipe.name}_2, or give the recipe back its values."
+            )
+
+    def scores(self) -> dict[str, Any]:
+        """What `scores.json` holds; empty where it was not yet written."""
+        if not self.scores_file.is_file():
+            return {}
+        content: dict[str, Any] = json.loads(self.scores_file.read_text(encoding="utf-8"))
+        return content
+
+    def write_scores(self, scores: dict[str, Any]) -> None:
+        write_beside(self.scores_file, json.dumps(scores, indent=1) + "\n")
+
+
+def identity(recipe: Recipe) -> str:
+    """What tells a run from others: a hash of all keys that may not change within it."""
+    text = json.dumps(_flat(recipe), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_beside(file: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, file)
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    """Dotted key -> value, of all keys that may not change within a run."""
+    flat: dict[str, Any] = {}
+
+    def walk(value: Any, key: str) -> None:
+        if key in _FREE:
+            return
+        if isinstance(value, dict) and value:
+            for inner, of in value.items():
+                walk(of, f"{key}.{inner}" if key else str(inner))
+        else:
+            flat[key] = value
+
+    walk(OmegaConf.to_container(OmegaConf.structured(recipe)), "")
+    return flat

@@ -1,0 +1,1 @@
+"""What can be chosen (`search_space`) and what was chosen (`architecture`)."""

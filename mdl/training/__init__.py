@@ -1,0 +1,1 @@
+"""The LightningModules of search and retraining, and their parts."""

@@ -1,0 +1,132 @@
+"""What search and retraining have in common: domains, their losses and weights, and records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mdl.data.transforms import Batch
+from mdl.errors import UserError
+from mdl.networks.multipath import MultiPathNetwork
+from mdl.training.optim import warmup_cosine, weight_optimizer
+
+
+class MultiDomainModule(L.LightningModule):
+    """Trains a multi-path network on the weighted sum of its domains' losses.
+
+    `domain_weights` [domains], of mean one, is what ABDP and other balancers set;
+    `domain_losses` [domains] holds the losses of the step before.
+
+    network: what is trained.
+    learning_rate: peak of the schedule; weight_decay: on convolutions and heads.
+    warmup_fraction: part of all steps in which the learning rate rises.
+    total_steps: length of the schedule, in steps.
+    label_smoothing: of the training losses.
+    clip_norm: greatest norm of the gradients; None: not clipped.
+    record_interval: steps between two records of the training quantities.
+    """
+
+    domain_weights: Tensor
+    domain_losses: Tensor
+    nonfinite_step: Tensor
+
+    def __init__(
+        self,
+        network: MultiPathNetwork,
+        *,
+        total_steps: int,
+        learning_rate: float,
+        weight_decay: float,
+        warmup_fraction: float,
+        label_smoothing: float,
+        clip_norm: float | None,
+        record_interval: int,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.domains: Sequence[str] = network.domains
+        self.num_classes = network.num_classes
+        self.total_steps = total_steps
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.warmup_steps = round(total_steps * warmup_fraction)
+        self.label_smoothing, self.clip_norm = label_smoothing, clip_norm
+        self.record_interval = record_interval
+        self.records: dict[str, float] = {}
+        count = len(self.domains)
+        self.register_buffer("domain_weights", torch.ones(count))
+        self.register_buffer("domain_losses", torch.zeros(count), persistent=False)
+        # step at which a domain's loss was first not finite, -1 for never: looked at only now
+        # and then, because looking waits for the device
+        self.register_buffer("nonfinite_step", torch.full((count,), -1), persistent=False)
+
+    @property
+    def phase(self) -> str:
+        """What the module is doing, for a progress bar."""
+        return "training"
+
+    def images_per_step(self, batch: Any) -> int:
+        """Training images of all domains in a batch."""
+        return sum(len(labels) for _, labels in batch.values())
+
+    def losses(self, logits: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Cross entropy of each domain, [domains]."""
+        return torch.stack(
+            [
+                F.cross_entropy(logits[d].float(), batch[d][1], label_smoothing=self.label_smoothing)
+                for d in self.domains
+            ]
+        )
+
+    def accuracies(self, logits: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Share of right answers in a batch, [domains]."""
+        right = [(logits[d].argmax(1) == batch[d][1]).float().mean() for d in self.domains]
+        return torch.stack(right)
+
+    def weighted_sum(self, losses: Tensor) -> Tensor:
+        """The one objective; notes the losses for balancers, and where one is not finite."""
+        self.domain_losses.copy_(losses.detach())
+        first = (self.nonfinite_step < 0) & ~self.domain_losses.isfinite()
+        self.nonfinite_step.masked_fill_(first, self.global_step)
+        return (self.domain_weights * losses).sum()
+
+    def check_finite(self) -> None:
+        """Raises UserError naming domain and step where a loss was not finite."""
+        for domain, step in zip(self.domains, self.nonfinite_step.tolist(), strict=True):
+            if step >= 0:
+                raise UserError(
+                    f"The loss of domain '{domain}' was not finite at step {step}. The last good "
+                    "checkpoint is kept: the same command goes on from it. Lower "
+                    "optimizer.learning_rate, set optimizer.clip_norm, or look at its images."
+                )
+
+    def configure_optimizers(self) -> Any:
+        optimizer = weight_optimizer(self.network, self.learning_rate, self.weight_decay)
+        schedule = warmup_cosine(optimizer, self.warmup_steps, self.total_steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    @property
+    def records_now(self) -> bool:
+        """Whether the step that just ended is one whose quantities are recorded."""
+        return self.global_step % self.record_interval == 0 or self.global_step == self.total_steps
+
+    def record(self, quantities: Mapping[str, Tensor]) -> None:
+        """Sends {'split/quantity': [domains]} to the loggers as 'split/quantity/domain'.
+
+        Adds the mean over domains. One transfer from the device for all of them.
+        """
+        table = torch.stack([values.detach().float() for values in quantities.values()]).tolist()
+        named = {}
+        for quantity, row in zip(quantities, table, strict=True):
+            named |= {f"{quantity}/{d}": v for d, v in zip(self.domains, row, strict=True)}
+            named[f"{quantity}/mean"] = sum(row) / len(row)
+        self.records |= named
+        for logger in self.loggers:
+            logger.log_metrics(named, self.global_step)

@@ -1,0 +1,94 @@
+"""The training of a derived network from scratch, all domains in each step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from mdl.data.transforms import Batch
+from mdl.networks.multipath import MultiPathNetwork
+from mdl.space.search_space import Path
+from mdl.training.accuracy import DomainAccuracy
+from mdl.training.base import MultiDomainModule
+
+
+class RetrainModule(MultiDomainModule):
+    """Trains the network on fixed paths and evaluates the average of its weights.
+
+    Every parameter is used in every step, so plain DDP serves.
+
+    network: the derived network. paths: its architecture.
+    ema_decay: of the weights' exponential moving average, which is what is evaluated. It rises
+    to this value from 0.1 as (1 + step) / (10 + step), so that short runs are not held back.
+    """
+
+    def __init__(
+        self,
+        network: MultiPathNetwork,
+        paths: Mapping[str, Path],
+        *,
+        ema_decay: float,
+        **base: Any,
+    ) -> None:
+        super().__init__(network, **base)
+        self.paths = dict(paths)
+        self.ema_decay = ema_decay
+        self.average = AveragedModel(network, multi_avg_fn=self._lerp, use_buffers=True)
+        self.average.requires_grad_(False)
+        self.evaluation = DomainAccuracy(self.domains)
+        self.evaluated_split = "test"  # what a test pass records its scores as
+
+    @property
+    def phase(self) -> str:
+        return "retraining"
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        logits = self.network({d: images for d, (images, _) in batch.items()}, self.paths)
+        return self.weighted_sum(self.losses(logits, batch))
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        self.clip_gradients(optimizer, self.clip_norm, "norm")
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.average.update_parameters(self.network)
+        if self.records_now:
+            self.record(
+                {"train/loss": self.domain_losses, "train/domain_weight": self.domain_weights}
+            )
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def _evaluate(self, batch: Batch) -> None:
+        if batch:  # towards the end another rank may still have images, this one none
+            images = {domain: images for domain, (images, _) in batch.items()}
+            labels = {domain: labels for domain, (_, labels) in batch.items()}
+            self.evaluation.update(self.average.module(images, self.paths), labels)
+
+    def on_validation_epoch_end(self) -> None:
+        self._record_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._record_evaluation(self.evaluated_split)
+
+    def _record_evaluation(self, split: str) -> None:
+        scores = self.evaluation.compute()
+        self.record({f"{split}/{quantity}": values for quantity, values in scores.items()})
+        self.evaluation.reset()
+
+    @torch.no_grad()
+    def _lerp(self, averages: Any, values: Any, num_averaged: Any) -> None:
+        step = self.global_step
+        decay = min(self.ema_decay, (1 + step) / (10 + step))
+        floating = [(a, v) for a, v in zip(averages, values, strict=True) if a.is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in floating], [v for _, v in floating], 1 - decay)
+        for average, value in zip(averages, values, strict=True):
+            if not average.is_floating_point():
+                average.copy_(value)
