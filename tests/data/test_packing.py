@@ -1,0 +1,220 @@
+"""Shards and what lies beside them, on real files."""
+
+import io
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+
+from mdl.data.domains import Domain, read_domains
+from mdl.data.folders import read_folders
+from mdl.data.images import BrokenImage, decode
+from mdl.data.packing import pack_domain
+from mdl.data.shards import ShardImages
+from mdl.errors import UserError
+from tests.conftest import coloured
+
+
+@pytest.fixture
+def own(packed: Path, tmp_path: Path) -> Path:
+    """A copy of the packed domains that a test may damage."""
+    return Path(shutil.copytree(packed, tmp_path / "own"))
+
+
+def test_webdataset_reads_the_shards_and_sees_the_same_images(packed: Path) -> None:
+    domain = Domain.read(packed / "birds")
+    images = ShardImages(domain, "train")
+    url = str(domain.folder / domain.splits["train"].shards[0].file)
+    pipeline = webdataset.WebDataset(url, shardshuffle=False).decode("rgb8").to_tuple("png", "cls")
+    for at, (pixels, label) in enumerate(pipeline):
+        assert (pixels == decode(images.read(at), 12, "crop")).all()
+        assert label == images.rows[at]["label"]
+    assert at + 1 == len(images)
+
+
+def test_packing_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    for at in ("one", "two"):
+        images = {"train": coloured(3, 20)}
+        workers = 1 if at == "one" else 2
+        pack_domain("d", ["a", "b", "c"], images, tmp_path / at, flip=True, size=72, workers=workers)
+    for file in (tmp_path / "one" / "d").iterdir():
+        assert file.read_bytes() == (tmp_path / "two" / "d" / file.name).read_bytes()
+
+
+def test_domain_json_says_what_the_images_are(packed: Path) -> None:
+    domain = Domain.read(packed / "cars")
+    assert domain.classes == ("class0", "class1", "class2", "class3")
+    assert domain.splits["train"].images_per_class == (11, 10, 10, 10)
+    assert domain.splits["val"].width == (12, 12)
+    images = ShardImages(domain, "train")
+    pixels = np.stack([decode(images.read(i), 12, "crop") for i in range(len(images))]) / 255
+    assert domain.mean == pytest.approx(pixels.mean((0, 1, 2)), abs=1e-4)
+    assert domain.std == pytest.approx(pixels.std((0, 1, 2)), abs=1e-4)
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    content: bytes
+    label: int = 0
+    name: str = "stored.jpg"
+
+    def load(self) -> bytes:
+        return self.content
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def test_large_images_are_scaled_down_and_small_ones_kept_to_the_byte(tmp_path: Path) -> None:
+    small = encoded(Image.new("RGB", (50, 60), "red"), "JPEG")
+    large = encoded(Image.new("RGB", (300, 200), "red"), "JPEG")
+    images = {"train": [StoredImage(small), StoredImage(large)]}
+    domain = pack_domain("d", ["a"], images, tmp_path, flip=True, size=72)
+    assert domain.splits["train"].height == (60, 72)
+    assert domain.splits["train"].width == (50, 108)
+    contents = [ShardImages(domain, "train").read(i) for i in range(2)]
+    assert small in contents
+
+
+def test_a_photo_taken_sideways_is_packed_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    sideways = encoded(Image.new("RGB", (60, 30), "red"), "JPEG", exif=exif)
+    images = {"train": [StoredImage(sideways)]}
+    domain = pack_domain("d", ["a"], images, tmp_path, flip=True, size=72)
+    assert (domain.splits["train"].width, domain.splits["train"].height) == ((30, 30), (60, 60))
+
+
+def test_tall_images_are_stretched_not_cropped(tmp_path: Path) -> None:
+    tall = encoded(Image.new("RGB", (20, 40), "red"), "PNG")
+    domain = pack_domain("d", ["a"], {"train": [StoredImage(tall)]}, tmp_path, flip=True, size=72)
+    assert domain.fit == "stretch"
+
+
+def test_images_that_cannot_be_decoded_are_named_or_left_out(tmp_path: Path) -> None:
+    images = {"train": [*coloured(1, 3), StoredImage(b"no image", name="bad/one.png")]}
+    with pytest.raises(UserError, match=r"1 images that cannot be decoded: bad/one.png .*--skip-b"):
+        pack_domain("d", ["a"], images, tmp_path, flip=True, size=72)
+    assert list(tmp_path.iterdir()) == []  # nothing half-written
+    domain = pack_domain("d", ["a"], images, tmp_path, flip=True, size=72, skip_broken=True)
+    assert domain.splits["train"].images == 3
+
+
+def write_folders(root: Path) -> Path:
+    for split, count in (("train", 4), ("val", 2)):
+        for label in ("cat", "dog"):
+            folder = root / "pets" / split / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (10, 10), (40 * i, 0, 0)).save(folder / f"{i}.jpg")
+    (root / "pets" / "train" / "cat" / "notes.txt").write_text("no image")
+    return root
+
+
+def test_image_folders_are_read_by_split_and_class(tmp_path: Path) -> None:
+    (pets,) = read_folders(write_folders(tmp_path))
+    assert pets.classes == ("cat", "dog")
+    assert [len(images) for images in pets.images.values()] == [8, 4]
+    assert pets.ignored == {".txt": 1}
+
+
+def test_folders_that_are_laid_out_otherwise_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No folder at"):
+        read_folders(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="holds no folders"):
+        read_folders(tmp_path)
+    write_folders(tmp_path)
+    with pytest.raises(UserError, match=r"holds the splits of one domain.*Give its parent"):
+        read_folders(tmp_path / "pets")
+    (tmp_path / "pets" / "val" / "bird").mkdir()
+    with pytest.raises(UserError, match="a class that the training split lacks"):
+        read_folders(tmp_path)
+    (tmp_path / "apart" / "cat").mkdir(parents=True)
+    with pytest.raises(UserError, match="'apart' has no split 'train'.* found cat"):
+        read_folders(tmp_path)
+
+
+def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No shards at data.root"):
+        read_domains(tmp_path)
+
+
+def test_a_domain_that_is_not_there_is_refused_with_the_nearest(packed: Path) -> None:
+    with pytest.raises(UserError, match="'brids' of data.domains .* did you mean 'birds'"):
+        read_domains(packed, ["brids"])
+
+
+def edit(folder: Path, change: str, by: str) -> None:
+    text = (folder / "domain.json").read_text()
+    assert change in text
+    (folder / "domain.json").write_text(text.replace(change, by, 1))
+
+
+def test_a_domain_json_that_contradicts_itself_is_refused(own: Path) -> None:
+    edit(own / "birds", '"images": 13', '"images": 14')
+    with pytest.raises(UserError, match="contradicts itself on split '"):
+        Domain.read(own / "birds")
+
+
+def test_a_damaged_domain_json_is_refused(own: Path) -> None:
+    (own / "birds" / "domain.json").write_text('{"format": 1')
+    with pytest.raises(UserError, match="cannot be read: JSONDecodeError"):
+        Domain.read(own / "birds")
+    (own / "birds" / "domain.json").write_text(json.dumps({"format": 1}))
+    with pytest.raises(UserError, match="cannot be read: KeyError"):
+        Domain.read(own / "birds")
+
+
+def test_shards_that_do_not_match_the_domain_json_are_refused(own: Path) -> None:
+    shard = own / "birds" / "train-00000.tar"
+    shard.write_bytes(shard.read_bytes() + b"more")
+    with pytest.raises(UserError, match="domain.json says .*: it is another file"):
+        ShardImages(Domain.read(own / "birds"), "train")
+    shard.unlink()
+    with pytest.raises(UserError, match="Shard .* is missing"):
+        ShardImages(Domain.read(own / "birds"), "train")
+    shutil.copy(own / "cars" / "train.index.npy", own / "birds")
+    with pytest.raises(UserError, match="does not match the checksum"):
+        ShardImages(Domain.read(own / "birds"), "train")
+
+
+def test_a_label_outside_the_classes_is_refused(packed: Path) -> None:
+    domain = replace(Domain.read(packed / "cars"), classes=("a", "b"))
+    with pytest.raises(UserError, match=r"label [23], outside its 2 classes \(0 to 1\)"):
+        ShardImages(domain, "train")
+
+
+def test_a_missing_or_empty_split_is_refused(packed: Path) -> None:
+    domain = Domain.read(packed / "cars")
+    with pytest.raises(UserError, match="has no split 'extra'; it has"):
+        domain.split("extra")
+    empty = replace(domain.splits["val"], images=0)
+    with pytest.raises(UserError, match="Split 'val' of domain 'cars' holds no image"):
+        replace(domain, splits={"val": empty}).split("val")
+
+
+def test_images_behind_the_end_of_a_cut_shard_are_broken_and_named(own: Path) -> None:
+    shard = own / "birds" / "train-00000.tar"
+    whole = shard.read_bytes()
+    images = ShardImages(Domain.read(own / "birds"), "train")
+    shard.write_bytes(whole[: int(images.rows["offset"][80])])
+    cut = ShardImages(Domain.read(own / "birds"), "train")
+    assert len(cut.cut_off()) == 10
+    assert cut.cut_off()[0].endswith("train-00000.tar:00000080")
+    cut.read(79)
+    with pytest.raises(BrokenImage, match="the shard ends before it"):
+        cut.read(80)
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "-x", "a/b", "a b"])
+def test_a_name_that_cannot_be_a_domains_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be the name of a domain"):
+        pack_domain(name, ["a"], {"train": coloured(1, 3)}, tmp_path, flip=True, size=72)

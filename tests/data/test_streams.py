@@ -1,0 +1,205 @@
+"""The laws of the streams, over sizes, ranks, workers and interruptions."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mdl.data.domains import Domain
+from mdl.data.images import BrokenImage
+from mdl.data.streams import (
+    BrokenImages,
+    DomainImages,
+    EvaluationSteps,
+    EvaluationStream,
+    Share,
+    TrainingFeed,
+    TrainingOrder,
+    TrainingSteps,
+    training_images,
+)
+from mdl.errors import UserError
+
+SIZE = 12
+fixtures_stay = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25
+)
+
+
+class NumberedImages:
+    """Stands in for a domain's images: an image is its own number."""
+
+    size = 1
+
+    def __init__(self, name: str, count: int, broken: frozenset[int] = frozenset()) -> None:
+        self.domain = type("D", (), {"name": name})()
+        self.shards = type("S", (), {"name_of": staticmethod(lambda i: f"{name}:{i}")})()
+        self.chosen = np.arange(count)
+        self.broken = broken
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def decode(self, image: int, into: np.ndarray) -> int:
+        if image in self.broken:
+            raise BrokenImage
+        into[:] = image % 256
+        return image
+
+
+def order(count: int, seed: int = 0, broken: frozenset[int] = frozenset()) -> TrainingOrder:
+    return TrainingOrder(NumberedImages("birds", count, broken), seed, "train")  # type: ignore[arg-type]
+
+
+def numbers(first: int, count: int) -> np.ndarray:
+    return np.arange(first, first + count)
+
+
+@given(st.integers(1, 50), st.integers(0, 3), st.integers(0, 5))
+def test_every_epoch_shows_every_image_once(count: int, seed: int, epoch: int) -> None:
+    part = order(count, seed).part(numbers(epoch * count, count))
+    assert sorted(part.sample.labels.tolist()) == list(range(count))
+
+
+@given(st.integers(20, 60), st.integers(0, 5))
+def test_epochs_come_in_fresh_orders(count: int, seed: int) -> None:
+    labels = order(count, seed).part(numbers(0, 2 * count)).sample.labels
+    assert labels[:count].tolist() != labels[count:].tolist()
+
+
+@given(st.integers(1, 40), st.integers(0, 200), st.integers(1, 64))
+def test_a_batch_is_a_function_of_its_numbers_alone(count: int, first: int, size: int) -> None:
+    whole = order(count).part(numbers(0, first + size)).sample
+    resumed = order(count).part(numbers(first, size)).sample
+    assert torch.equal(whole.labels[first:], resumed.labels)
+    assert torch.equal(whole.draws[first:], resumed.draws)
+
+
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 6), st.integers(0, 9))
+def test_ranks_see_between_them_the_images_of_one(
+    count: int, ranks: int, per_rank: int, step: int
+) -> None:
+    size = ranks * per_rank
+
+    def labels(share: Share) -> list[int]:
+        steps = TrainingSteps({"train": {"birds": order(count)}}, {"train": size}, share)
+        found: list[int] = steps[step]["train"]["birds"].sample.labels.tolist()
+        return found
+
+    together = [labels(Share(rank, ranks)) for rank in range(ranks)]
+    interleaved = [label for slot in zip(*together, strict=True) for label in slot]
+    assert interleaved == labels(Share())
+
+
+@given(st.integers(2, 30), st.data())
+def test_a_broken_image_shifts_no_position(count: int, data: st.DataObject) -> None:
+    broken = data.draw(st.frozensets(st.integers(0, count - 1), max_size=count - 1))
+    whole = order(count).part(numbers(0, 2 * count)).sample.labels.tolist()
+    part = order(count, broken=broken).part(numbers(0, 2 * count))
+    mended = part.sample.labels.tolist()
+    assert all(label not in broken for label in mended)
+    assert [a for a, b in zip(whole, mended, strict=True) if a != b] == [
+        a for a in whole if a in broken
+    ]
+    assert set(part.broken) == {f"birds:{image}" for image in broken}
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=3), st.integers(1, 4), st.integers(1, 7)
+)
+def test_evaluation_sees_every_image_once_on_any_ranks(
+    counts: list[int], ranks: int, batch_size: int
+) -> None:
+    images = {f"d{i}": NumberedImages(f"d{i}", count) for i, count in enumerate(counts)}
+    seen: Counter[tuple[str, int]] = Counter()
+    lengths = set()
+    for rank in range(ranks):
+        steps = EvaluationSteps(images, batch_size, Share(rank, ranks))  # type: ignore[arg-type]
+        lengths.add(len(steps))
+        for step in range(len(steps)):
+            for domain, part in steps[step].items():
+                seen.update((domain, label) for label in part.sample.labels.tolist())
+    expected = {(f"d{i}", label) for i, count in enumerate(counts) for label in range(count)}
+    assert set(seen) == expected
+    assert set(seen.values()) == {1}
+    assert len(lengths) == 1
+
+
+def feed(domains: dict[str, Domain], first_step: int, workers: int) -> TrainingFeed:
+    orders = {
+        name: TrainingOrder(DomainImages(domain, "train", SIZE), 5, "train")
+        for name, domain in domains.items()
+    }
+    steps = TrainingSteps({"train": orders}, {"train": 8})
+    return TrainingFeed(steps, first_step, workers, BrokenImages(0))
+
+
+def take(domains: dict[str, Domain], first: int, steps: int, workers: int) -> list[torch.Tensor]:
+    streams = feed(domains, first, workers).streams()["train"]
+    iterators = [iter(stream) for stream in streams.values()]
+    return [torch.cat([next(it).images for it in iterators]) for _ in range(steps)]
+
+
+def test_workers_and_interruptions_change_no_image(domains: dict[str, Domain]) -> None:
+    unbroken = take(domains, 0, 7, workers=0)
+    for workers in (1, 3):
+        for a, b in zip(unbroken, take(domains, 0, 7, workers), strict=True):
+            assert torch.equal(a, b)
+    for a, b in zip(unbroken[4:], take(domains, 4, 3, workers=2), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_resuming_decodes_nothing_that_was_seen(
+    domains: dict[str, Domain], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: Counter[str] = Counter()
+    original = DomainImages.decode
+
+    def counting(self: DomainImages, image: int, into: np.ndarray) -> int:
+        decoded[self.domain.name] += 1
+        return original(self, image, into)
+
+    monkeypatch.setattr(DomainImages, "decode", counting)
+    take(domains, 1000, 1, workers=0)
+    assert set(decoded.values()) == {8}
+
+
+def test_held_out_images_are_never_trained_on(domains: dict[str, Domain]) -> None:
+    for domain in domains.values():
+        train, held = training_images(domain, SIZE, 0.25)
+        assert held is not None
+        assert not set(train.chosen) & set(held.chosen)
+        assert len(train) + len(held) == domain.splits["train"].images
+
+
+def test_a_domain_of_one_image_cannot_be_searched(domains: dict[str, Domain]) -> None:
+    split = domains["birds"].splits["train"]
+    lonely = Domain(
+        **vars(domains["birds"])
+        | {"splits": {"train": type(split)(**vars(split) | {"images": 1})}}
+    )
+    with pytest.raises(UserError, match="a search needs at least two"):
+        training_images(lonely, SIZE, 0.25)
+
+
+def test_broken_images_are_named_counted_and_then_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broken = BrokenImages(limit=2)
+    broken.add("birds", ["a", "b"])
+    broken.add("birds", ["a"])  # the same image again is no further one
+    assert "broken image b (2 of domain 'birds'; limit 2)" in caplog.text
+    with pytest.raises(UserError, match=r"'birds' holds more broken images than .* 3 found"):
+        broken.add("birds", ["c"])
+
+
+def test_a_broken_image_counts_in_no_score(domains: dict[str, Domain], tmp_path: Path) -> None:
+    images = DomainImages(domains["birds"], "test", SIZE)
+    images.shards.read = lambda image: b"\x89PNG but no more"  # type: ignore[method-assign]
+    stream = EvaluationStream(EvaluationSteps({"birds": images}, 4), 0, BrokenImages(100))
+    labels = torch.cat([batch["birds"].labels for batch in stream])
+    assert labels.tolist() == [-1] * 10

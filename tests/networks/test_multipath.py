@@ -1,0 +1,238 @@
+"""Laws of the one network class."""
+
+import random
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor
+
+from mdl.networks.blocks import DomainBatchNorm
+from mdl.networks.cost import count_parameters
+from mdl.networks.multipath import (
+    MultiPathNetwork,
+    Node,
+    path_nodes,
+    path_users,
+    shared_nodes,
+    supernet_users,
+)
+from mdl.space.search_space import ZERO, Block, Path, SearchSpace
+
+CLASSES = {"birds": 3, "cars": 4, "train": 2}  # 'train' is a name that nn.Module has itself
+BATCH_NORMS = ("per_domain", "shared")
+
+
+def draw_paths(space: SearchSpace, seed: int = 0) -> dict[str, Path]:
+    generator = random.Random(seed)
+    return {domain: space.random_path(generator) for domain in CLASSES}
+
+
+def common_paths(space: SearchSpace, seed: int = 0) -> dict[str, Path]:
+    path = space.random_path(random.Random(seed))
+    return dict.fromkeys(CLASSES, path)
+
+
+def images(count: int = 4, size: int = 8) -> dict[str, Tensor]:
+    return {domain: torch.randn(count, 3, size, size) for domain in CLASSES}
+
+
+def supernet(space: SearchSpace, **options: object) -> MultiPathNetwork:
+    users = supernet_users(space, list(CLASSES))
+    return MultiPathNetwork(space, users, CLASSES, **options)  # type: ignore[arg-type]
+
+
+def derived(space: SearchSpace, paths: Mapping[str, Path], **options: object) -> MultiPathNetwork:
+    return MultiPathNetwork(space, path_users(space, paths), CLASSES, **options)  # type: ignore[arg-type]
+
+
+def inherit(network: MultiPathNetwork, other: MultiPathNetwork) -> None:
+    """Copies the parameters that two networks have in common, by name."""
+    theirs = dict(other.named_parameters())
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.copy_(theirs[name])
+
+
+@pytest.mark.parametrize("batch_norm", BATCH_NORMS)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_subnetwork_equals_the_supernetwork_on_its_paths_bitwise(
+    space: SearchSpace, batch_norm: str, seed: int
+) -> None:
+    paths = draw_paths(space, seed)
+    whole = supernet(space, batch_norm=batch_norm, running=False)
+    part = derived(space, paths, batch_norm=batch_norm, running=False)
+    inherit(part, whole)
+    batch = images()
+    for a, b in zip(whole(batch, paths).values(), part(batch, paths).values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_private_copies_with_equal_weights_compute_what_shared_nodes_compute(
+    space: SearchSpace,
+) -> None:
+    paths = common_paths(space)
+    shared = derived(space, paths)
+    bundle = MultiPathNetwork(space, path_users(space, paths, private=True), CLASSES)
+    theirs = dict(shared.named_parameters())
+    with torch.no_grad():
+        for name, parameter in bundle.named_parameters():
+            node, _, rest = name.removeprefix("nodes.").partition(".")
+            plain = name if name.startswith("heads") else f"nodes.{node.split('@')[0]}.{rest}"
+            parameter.copy_(theirs[plain])
+    batch = images()
+    together, apart = shared(batch, paths), bundle(batch, paths)
+    for domain in CLASSES:
+        assert torch.allclose(together[domain], apart[domain], atol=1e-5)
+
+
+@pytest.mark.parametrize("paths_of", [draw_paths, common_paths])
+def test_grouped_execution_equals_domain_by_domain(space: SearchSpace, paths_of: object) -> None:
+    """Outputs, gradients and running statistics, with batch norm per domain."""
+    paths = paths_of(space)  # type: ignore[operator]
+    grouped, apart = derived(space, paths).double(), derived(space, paths).double()
+    apart.load_state_dict(grouped.state_dict())
+    batch = {domain: x.double() for domain, x in images().items()}
+    sum(out.square().sum() for out in grouped(batch, paths).values()).backward()
+    for domain, x in batch.items():
+        apart({domain: x}, paths)[domain].square().sum().backward()
+    theirs = dict(apart.named_parameters())
+    for name, parameter in grouped.named_parameters():
+        assert torch.allclose(parameter.grad, theirs[name].grad, atol=1e-9), name
+    buffers = dict(apart.named_buffers())
+    for name, buffer in grouped.named_buffers():
+        assert torch.allclose(buffer, buffers[name], atol=1e-12), name
+
+
+def test_domains_of_different_sizes_go_through_one_network(space: SearchSpace) -> None:
+    paths = common_paths(space)
+    network = derived(space, paths).eval()
+    batch = {
+        "birds": torch.randn(4, 3, 8, 8),
+        "cars": torch.randn(4, 3, 16, 16),
+        "train": torch.randn(2, 3, 8, 8),
+    }
+    together = network(batch, paths)
+    for domain, x in batch.items():
+        alone = network({domain: x}, paths)[domain]
+        assert together[domain].shape == (len(x), CLASSES[domain])
+        assert torch.allclose(together[domain], alone, atol=1e-5)
+
+
+def test_a_domains_output_does_not_depend_on_its_company(space: SearchSpace) -> None:
+    paths = common_paths(space)
+    network, batch = derived(space, paths), images()
+    before = network(batch, paths)["cars"]
+    others = batch | {"birds": 5 * batch["birds"] + 3}
+    assert torch.allclose(network(others, paths)["cars"], before, atol=1e-5)
+
+
+def test_with_shared_batch_norm_it_does(space: SearchSpace) -> None:
+    paths = common_paths(space)
+    network, batch = derived(space, paths, batch_norm="shared"), images()
+    before = network(batch, paths)["cars"]
+    others = batch | {"birds": 5 * batch["birds"] + 3}
+    assert not torch.allclose(network(others, paths)["cars"], before, atol=1e-2)
+
+
+def test_only_the_sampled_nodes_get_gradients(space: SearchSpace) -> None:
+    paths = draw_paths(space)
+    network = supernet(space, running=False)
+    sum(out.sum() for out in network(images(), paths).values()).backward()
+    visited = {n.key: d for d, p in paths.items() for n in path_nodes(space, p)}
+    for key, node in network.nodes.items():
+        for name, parameter in node.named_parameters():
+            assert (parameter.grad is not None) == (key in visited) or "@" in name
+
+
+def test_an_idle_domains_batch_norm_gets_no_gradient(space: SearchSpace) -> None:
+    block = space.layers[0].blocks[0]
+    other = space.layers[0].blocks[1]
+    rest = tuple(layer.blocks[0] for layer in space.layers[1:])
+    paths = {"birds": (block, *rest), "cars": (block, *rest), "train": (other, *rest)}
+    network = supernet(space, running=False)
+    sum(out.sum() for out in network(images(), paths).values()).backward()
+    norm = network.nodes[Node(0, block).key].bn1
+    assert isinstance(norm, DomainBatchNorm)
+    assert {d: norm.weight[f"@{d}"].grad is not None for d in CLASSES} == {
+        "birds": True,
+        "cars": True,
+        "train": False,
+    }
+
+
+def test_every_parameter_of_a_derived_network_is_used(space: SearchSpace) -> None:
+    paths = draw_paths(space, 3)
+    network = derived(space, paths)
+    sum(out.sum() for out in network(images(), paths).values()).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_shared_nodes_are_counted_once(space: SearchSpace) -> None:
+    common = common_paths(space)
+    one_path = {"birds": common["birds"]}
+    one = MultiPathNetwork(space, path_users(space, one_path), {"birds": 3})
+    shared = derived(space, common)
+    bundle = MultiPathNetwork(space, path_users(space, common, private=True), CLASSES)
+    assert count_parameters(shared).convolutions == count_parameters(one).convolutions
+    assert count_parameters(bundle).convolutions == 3 * count_parameters(one).convolutions
+    assert count_parameters(shared).norm == 3 * count_parameters(one).norm
+    assert {node.key for node in shared_nodes(shared.users)} == set(shared.nodes)
+    names = [name for name, _ in shared.named_parameters(remove_duplicate=False)]
+    assert len(names) == len(set(names))
+
+
+def test_a_skipped_layer_computes_nothing(space: SearchSpace) -> None:
+    skippable = [layer.index for layer in space.layers if layer.can_skip]
+    full = tuple(layer.blocks[0] for layer in space.layers)
+    short = tuple(ZERO if i in skippable else block for i, block in enumerate(full))
+    network = supernet(space)
+    called: list[str] = []
+    for key, node in network.nodes.items():
+        node.register_forward_hook(lambda *_, key=key: called.append(key))
+    network(images(), dict.fromkeys(CLASSES, short))
+    assert called == [node.key for node in path_nodes(space, short)]
+
+
+def test_a_node_is_called_once_for_all_its_domains(space: SearchSpace) -> None:
+    network = supernet(space)
+    called: list[str] = []
+    for key, node in network.nodes.items():
+        node.register_forward_hook(lambda *_, key=key: called.append(key))
+    network(images(), draw_paths(space))
+    assert len(called) == len(set(called))
+
+
+def test_evaluation_uses_the_running_statistics_of_the_domain(space: SearchSpace) -> None:
+    paths = common_paths(space)
+    network = derived(space, paths)
+    for _ in range(60):
+        network({d: x + i for i, (d, x) in enumerate(images(16).items())}, paths)
+    trained = network({d: x + i for i, (d, x) in enumerate(images(64).items())}, paths)
+    network.eval()
+    batch = {d: x + i for i, (d, x) in enumerate(images(64).items())}
+    for domain, out in network(batch, paths).items():
+        assert (out.mean() - trained[domain].mean()).abs() < 0.1
+        alone = network({domain: batch[domain][:1]}, paths)[domain]
+        assert torch.allclose(alone, out[:1], atol=1e-4)
+
+
+def test_a_domain_batch_norm_equals_one_batch_norm_per_domain() -> None:
+    norm = DomainBatchNorm(5, ("a", "b"), running=True)
+    singles = {d: torch.nn.BatchNorm2d(5) for d in "ab"}
+    x = {d: torch.randn(4, 5, 3, 3) * 2 + i for i, d in enumerate("ab")}
+    mixed = torch.stack([x["a"], x["b"]], 1).flatten(0, 1)
+    normal = norm(mixed, ("a", "b")).unflatten(0, (4, 2))
+    for row, domain in enumerate("ab"):
+        assert torch.allclose(normal[:, row], singles[domain](x[domain]), atol=1e-6)
+        for name in ("running_mean", "running_var"):
+            ours, theirs = getattr(norm, name)[row], getattr(singles[domain], name)
+            assert torch.allclose(ours, theirs, atol=1e-6)
+    norm(x["b"] + 7, ("b",))  # a subset of the users updates its own rows alone
+    assert torch.allclose(norm.running_mean[0], singles["a"].running_mean, atol=1e-6)
+    assert not torch.allclose(norm.running_mean[1], singles["b"].running_mean, atol=1e-3)
+
+
+def test_block_names_read_as_their_choices() -> None:
+    assert str(Block(5, 6, True)) == "k5_e6_se"
+    assert Node(3, Block(5, 6, True), "dtd").key == "layer3_k5_e6_se@dtd"
