@@ -241,5 +241,8 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # the streams need few workers by design: one pool serves all domains
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # a search holds out training images and validates on nothing
+    warnings.filterwarnings("ignore", message=".*val_dataloader.* but have no `validation_step`")
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     # the streams resume by the step, not by the state of a loader
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")

@@ -30,6 +30,7 @@ from mdl.data.datamodule import MultiDomainData
 from mdl.data.embedded import ROOT as EMBEDDED_ROOT
 from mdl.recipe import Recipe, dump_recipe, load_recipe
 from mdl.results.costs import compare_costs
+from mdl.results.dashboard import finish as finish_dashboard
 from mdl.results.metrics_file import last_values
 from mdl.results.summary import print_costs, print_paths, print_scores
 from mdl.run_folder import RunFolder
@@ -85,9 +86,12 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
     last = folder.checkpoints_dir / LAST
     last_step = read_checkpoint(last, recipe)["global_step"] if last.is_file() else 0
     trainer = build_trainer(recipe, folder, last_step)
-    trainer.fit(module, data, ckpt_path=last if last.is_file() else None)
     fitted = Fitted(folder, module, data, trainer)
-    _write_product(recipe, fitted)
+    try:
+        trainer.fit(module, data, ckpt_path=last if last.is_file() else None)
+        _write_product(recipe, fitted)
+    finally:
+        finish_dashboard(trainer.loggers)
     return fitted
 
 

@@ -235,7 +235,7 @@ def _wrong_type(error: OmegaConfBaseException, origin: str) -> str:
 def _check_keys(part: Any, schema: type, where: str, origin: str) -> None:
     """Raises UserError with the nearest right key for the first misspelt one."""
     if not isinstance(part, DictConfig):
-        return
+        raise UserError(f"Recipe key '{where.rstrip('.')}' in {origin} has a wrong type: {part}")
     known = {f.name: f for f in fields(schema)}
     for key in part:
         full = f"{where}{key}"
@@ -282,12 +282,7 @@ def _resolve(merged: DictConfig) -> Recipe:
 def _check_values(merged: DictConfig) -> None:
     for key, choices in _CHOICES.items():
         if (value := OmegaConf.select(merged, key)) not in choices:
-            hint = nearest(str(value), list(choices))
-            raise UserError(
-                f"{key} is '{value}'; expected one of {', '.join(choices)} ({hint.rstrip('?')})."
-                if hint.startswith("did")
-                else f"{key} is '{value}'; expected one of {', '.join(choices)}."
-            )
+            raise UserError(f"{key} is '{value}'; expected one of {', '.join(choices)}.")
     for key in _POSITIVE:
         if (value := OmegaConf.select(merged, key)) <= 0:
             raise UserError(f"{key} is {value}; expected a number above 0.")

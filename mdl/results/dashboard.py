@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
+# before wandb is imported, which else greets on the error stream
+os.environ.setdefault("WANDB_SILENT", "true")
+
 import wandb
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 
 
 def wandb_logger(run_dir: Path, name: str, project: str, mode: str) -> WandbLogger | None:
@@ -32,8 +36,15 @@ def wandb_logger(run_dir: Path, name: str, project: str, mode: str) -> WandbLogg
     )
 
 
+def finish(loggers: Iterable[Logger]) -> None:
+    """Writes out what W&B still holds back, and closes its run."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
+
+
 def _mode_by_login() -> str:
-    return "online" if wandb.login(anonymous="never", prompt=False, verify=False) else "offline"
+    return "online" if wandb.login(prompt=False, verify=False) else "offline"
 
 
 def _stored_id(run_dir: Path) -> str:

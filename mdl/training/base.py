@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from mdl.data.transforms import Batch
 from mdl.errors import UserError
 from mdl.networks.multipath import MultiPathNetwork
-from mdl.training.optim import warmup_cosine, weight_optimizer
+from mdl.space.search_space import Path
+from mdl.training.optim import clip_gradients, warmup_cosine, weight_optimizer
 
 
 class MultiDomainModule(L.LightningModule):
@@ -48,6 +49,9 @@ class MultiDomainModule(L.LightningModule):
         record_interval: int,
     ) -> None:
         super().__init__()
+        # The order within a step is ours to say: weights, then what follows from them, then
+        # records, all before the checkpoint. One batch is one step.
+        self.automatic_optimization = False
         self.network = network
         self.domains: Sequence[str] = network.domains
         self.num_classes = network.num_classes
@@ -73,6 +77,18 @@ class MultiDomainModule(L.LightningModule):
         """Training images of all domains in a batch."""
         return sum(len(labels) for _, labels in batch.values())
 
+    def weight_step(self, batch: Batch, paths: Mapping[str, Path]) -> None:
+        """One optimizer step on the paths; nodes off them get no gradient and do not move."""
+        optimizer: Any = self.optimizers()
+        logits = self.network({d: images for d, (images, _) in batch.items()}, paths)
+        objective = self.weighted_sum(self.losses(logits, batch))
+        optimizer.zero_grad()
+        self.manual_backward(objective)
+        clip_gradients(self.network.parameters(), self.clip_norm)
+        optimizer.step()
+        schedule: Any = self.lr_schedulers()
+        schedule.step()
+
     def losses(self, logits: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Cross entropy of each domain, [domains]."""
         return torch.stack(
@@ -96,13 +112,15 @@ class MultiDomainModule(L.LightningModule):
 
     def check_finite(self) -> None:
         """Raises UserError naming domain and step where a loss was not finite."""
-        for domain, step in zip(self.domains, self.nonfinite_step.tolist(), strict=True):
-            if step >= 0:
-                raise UserError(
-                    f"The loss of domain '{domain}' was not finite at step {step}. The last good "
-                    "checkpoint is kept: the same command goes on from it. Lower "
-                    "optimizer.learning_rate, set optimizer.clip_norm, or look at its images."
-                )
+        steps = zip(self.nonfinite_step.tolist(), self.domains, strict=True)
+        first = min(((step, domain) for step, domain in steps if step >= 0), default=None)
+        if first is not None:
+            step, domain = first
+            raise UserError(
+                f"The loss of domain '{domain}' was not finite at step {step}. The last good "
+                "checkpoint is kept: the same command goes on from it. Lower "
+                "optimizer.learning_rate, set optimizer.clip_norm, or look at its images."
+            )
 
     def configure_optimizers(self) -> Any:
         optimizer = weight_optimizer(self.network, self.learning_rate, self.weight_decay)
@@ -122,7 +140,8 @@ class MultiDomainModule(L.LightningModule):
 
         Adds the mean over domains. One transfer from the device for all of them.
         """
-        table = torch.stack([values.detach().float() for values in quantities.values()]).tolist()
+        # reshape: torchmetrics gives the one domain's value without its dimension
+        table = torch.stack([values.detach().float().reshape(-1) for values in quantities.values()]).tolist()
         named = {}
         for quantity, row in zip(quantities, table, strict=True):
             named |= {f"{quantity}/{d}": v for d, v in zip(self.domains, row, strict=True)}

@@ -46,14 +46,8 @@ class RetrainModule(MultiDomainModule):
     def phase(self) -> str:
         return "retraining"
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        logits = self.network({d: images for d, (images, _) in batch.items()}, self.paths)
-        return self.weighted_sum(self.losses(logits, batch))
-
-    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        self.clip_gradients(optimizer, self.clip_norm, "norm")
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        self.weight_step(batch, self.paths)
         self.average.update_parameters(self.network)
         if self.records_now:
             self.record(
@@ -85,10 +79,10 @@ class RetrainModule(MultiDomainModule):
 
     @torch.no_grad()
     def _lerp(self, averages: Any, values: Any, num_averaged: Any) -> None:
+        """Averages tensors of one type; counts (of batches, by shared batch norm) are copied."""
         step = self.global_step
         decay = min(self.ema_decay, (1 + step) / (10 + step))
-        floating = [(a, v) for a, v in zip(averages, values, strict=True) if a.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floating], [v for _, v in floating], 1 - decay)
-        for average, value in zip(averages, values, strict=True):
-            if not average.is_floating_point():
-                average.copy_(value)
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, values, 1 - decay)
+        else:
+            torch._foreach_copy_(averages, values)

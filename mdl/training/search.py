@@ -26,7 +26,6 @@ from mdl.networks.multipath import MultiPathNetwork
 from mdl.space.architecture import Architecture
 from mdl.space.search_space import Path
 from mdl.training.base import MultiDomainModule
-from mdl.training.optim import clip_gradients
 from mdl.training.reward import Baseline, absolute_reward
 
 
@@ -62,10 +61,9 @@ class SearchModule(MultiDomainModule):
         **base: Any,
     ) -> None:
         super().__init__(network, **base)
-        # Two optimizers in turns; and only the weights' counts: one batch is one step.
-        self.automatic_optimization = False
         self.controllers = controllers
         self.baseline = Baseline(len(self.domains), baseline_momentum)
+        # outside Lightning, which would count its steps too
         self.controller_optimizer = torch.optim.Adam(
             controllers.parameters(), lr=controller_learning_rate, betas=(controller_beta1, 0.999)
         )
@@ -103,17 +101,6 @@ class SearchModule(MultiDomainModule):
         if step < self.delay:
             return self.controllers.sample_uniform(self.seed, step, self.warmup_common_path)
         return self.controllers.sample(self.seed, step)
-
-    def weight_step(self, batch: Batch, paths: Mapping[str, Path]) -> None:
-        """One optimizer step of the sampled nodes; the others keep no gradient."""
-        optimizer = self.optimizers()
-        logits = self.network({d: images for d, (images, _) in batch.items()}, paths)
-        objective = self.weighted_sum(self.losses(logits, batch))
-        optimizer.zero_grad()
-        self.manual_backward(objective)
-        clip_gradients(self.network.parameters(), self.clip_norm)
-        optimizer.step()
-        self.lr_schedulers().step()
 
     def controller_step(
         self, batch: Batch, choices: Tensor, paths: Mapping[str, Path]

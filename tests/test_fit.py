@@ -1,0 +1,327 @@
+"""Searches and retrainings, whole, on real files."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdl import evaluate, fit, pack
+from mdl.data.domains import Domain
+from mdl.data.shards import ShardImages
+from mdl.errors import UserError
+from mdl.space.architecture import Architecture
+from mdl.training.base import MultiDomainModule
+
+SEARCH, RETRAIN = "recipes/mpnas_search.yaml", "recipes/mpnas_retrain.yaml"
+
+
+def run_of(small_run: list[str], name: str) -> Path:
+    (runs,) = (word.removeprefix("runs_dir=") for word in small_run if "runs_dir" in word)
+    return Path(runs) / name
+
+
+@pytest.fixture
+def searched(small_run: list[str]) -> Path:
+    fit.main([SEARCH, *small_run])
+    return run_of(small_run, "mpnas_search")
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(run: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(
+        run / "checkpoints" / name, weights_only=True
+    )["state_dict"]
+    return state
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Weights to the bit, and all records but those of time."""
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+    def timeless(run: Path) -> list[dict[str, float]]:
+        return [line for line in metrics(run) if not any("throughput" in key for key in line)]
+
+    assert timeless(one) == timeless(other)
+
+
+def test_a_search_ends_in_an_architecture_and_a_retraining_in_scores(
+    small_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit.main([SEARCH, *small_run])
+    searched = run_of(small_run, "mpnas_search")
+    out = capsys.readouterr().out
+    assert "Next: python -m mdl.fit recipes/mpnas_retrain.yaml architecture_file=" in out
+    architecture = Architecture.read(searched / "architecture.json")
+    assert architecture.domains == ("birds", "cars", "types")
+    assert architecture.source["step"] == 8
+    quantities = {key.rsplit("/", 1)[0] for line in metrics(searched) for key in line}
+    assert {"train/loss", "train/domain_weight", "search/entropy", "search/reward"} <= quantities
+
+    fit.main([RETRAIN, *small_run])
+    assert "Next: python -m mdl.report" in capsys.readouterr().out
+    retrained = run_of(small_run, "mpnas_retrain")
+    scores = json.loads((retrained / "scores.json").read_text())
+    assert set(scores["splits"]) == {"val", "test"}
+    assert set(scores["splits"]["test"]["accuracy"]) == {"birds", "cars", "types"}
+    recorded = {key for line in metrics(retrained) for key in line}
+    assert {"val/accuracy/birds", "val/accuracy/mean", "test/loss/types"} <= recorded
+    for name in ("best.ckpt", "last.ckpt"):
+        assert "network.nodes.stem.conv.weight" in weights(retrained, name)
+    assert not list(retrained.rglob("*.partial"))
+
+
+def test_evaluating_again_gives_the_same_scores(
+    searched: Path, small_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit.main([RETRAIN, *small_run])
+    run = run_of(small_run, "mpnas_retrain")
+    before = json.loads((run / "scores.json").read_text())
+    evaluate.main([str(run)])
+    assert json.loads((run / "scores.json").read_text()) == before
+    evaluate.main([str(run), "--split", "train", "--checkpoint", "last"])
+    after = json.loads((run / "scores.json").read_text())
+    assert after["splits"]["train"]["images"] == {"birds": 90, "cars": 41, "types": 6}
+    with pytest.raises(UserError, match="is the run of a search; expected a retrained network"):
+        evaluate.main([str(searched)])
+
+
+@pytest.mark.parametrize("recipe", [SEARCH, RETRAIN])
+@pytest.mark.parametrize("stop", [3, 4, 6])
+def test_a_run_that_stopped_goes_on_as_if_it_had_not(
+    searched: Path, small_run: list[str], tmp_path: Path, recipe: str, stop: int
+) -> None:
+    """Stopped between checkpoints (3), at a validation (4), at a checkpoint (6)."""
+    given = [f"architecture_file={searched / 'architecture.json'}"] if recipe == RETRAIN else []
+    arguments = [recipe, *small_run, *given, "name=it"]
+    fit.main([*arguments, f"runs_dir={tmp_path / 'unbroken'}"])
+    with pytest.MonkeyPatch.context() as patch:
+        original = MultiDomainModule.weighted_sum
+
+        def dying(self, losses):  # type: ignore[no-untyped-def]
+            if self.global_step == stop:
+                raise RuntimeError("the machine died")
+            return original(self, losses)
+
+        patch.setattr(MultiDomainModule, "weighted_sum", dying)
+        with pytest.raises(RuntimeError, match="the machine died"):
+            fit.main([*arguments, f"runs_dir={tmp_path / 'broken'}"])
+    fit.main([*arguments, f"runs_dir={tmp_path / 'broken'}"])
+    assert_same_run(tmp_path / "unbroken" / "it", tmp_path / "broken" / "it")
+
+
+def test_a_finished_run_says_so_and_is_left_alone(
+    searched: Path, small_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {file: file.stat().st_mtime_ns for file in searched.glob("checkpoints/*")}
+    fit.main([SEARCH, *small_run])
+    assert "is finished: 8 steps" in capsys.readouterr().out
+    assert {file: file.stat().st_mtime_ns for file in searched.glob("checkpoints/*")} == before
+
+
+def test_more_steps_go_on_from_the_last_checkpoint(searched: Path, small_run: list[str]) -> None:
+    fit.main([SEARCH, *small_run, "trainer.max_steps=12"])
+    assert [line["step"] for line in metrics(searched) if "search/entropy/birds" in line] == [
+        2, 4, 6, 8, 10, 12,
+    ]  # fmt: skip
+
+
+def test_without_callbacks_a_run_still_writes_its_products(
+    small_run: list[str], tmp_path: Path
+) -> None:
+    recipe = tmp_path / "plain.yaml"
+    recipe.write_text(Path(SEARCH).read_text().split("callbacks:")[0])
+    fit.main([str(recipe), *small_run])
+    run = run_of(small_run, "mpnas_search")
+    assert (run / "architecture.json").is_file()
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    assert metrics(run)
+
+
+def test_own_folders_are_searched_by_two_commands(
+    small_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One domain, sizes that differ, no test split."""
+    from tests.data.test_packing import write_folders
+
+    pack.main(["folders", str(write_folders(tmp_path / "images")), str(tmp_path / "out")])
+    assert f"data.root={tmp_path / 'out'} name=out" in capsys.readouterr().out
+    own = [f"data.root={tmp_path / 'out'}", "name=own", "data.load_size=14"]
+    fit.main([SEARCH, *small_run, *own])
+    fit.main([
+        RETRAIN, *small_run, *own, "name=own_retrain",
+        f"architecture_file={run_of(small_run, 'own') / 'architecture.json'}",
+    ])  # fmt: skip
+    scores = json.loads((run_of(small_run, "own_retrain") / "scores.json").read_text())
+    assert set(scores["splits"]) == {"val"}
+
+
+def test_shared_batch_norm_and_private_nodes_go_the_same_way(
+    small_run: list[str], tmp_path: Path
+) -> None:
+    changes = ["network.nodes=private", "network.batch_norm=shared", "name=bundle"]
+    fit.main([SEARCH, *small_run, *changes])
+    architecture_file = run_of(small_run, "bundle") / "architecture.json"
+    fit.main([RETRAIN, *small_run, *changes, "name=b2", f"architecture_file={architecture_file}"])
+    assert any("@birds" in name for name in weights(run_of(small_run, "b2")))
+
+
+def test_one_controller_for_all_ends_in_one_path(small_run: list[str]) -> None:
+    fit.main([SEARCH, *small_run, "search.controllers=common", "name=common"])
+    architecture = Architecture.read(run_of(small_run, "common") / "architecture.json")
+    assert len(set(architecture.paths.values())) == 1
+
+
+def test_metrics_file_and_offline_wandb_hold_the_same_keys(
+    small_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.results.offline_wandb import read_offline_run
+
+    monkeypatch.delenv("WANDB_MODE")
+    fit.main([SEARCH, *small_run, "wandb.mode=offline"])
+    run = run_of(small_run, "mpnas_search")
+    in_file = {key for line in metrics(run) for key in line} - {"step"}
+    in_wandb = {key for key in read_offline_run(run) if key.count("/") >= 2}
+    assert in_file >= in_wandb
+    assert in_wandb == {key for key in in_file if key.count("/") >= 2}
+
+
+def process(arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "mdl.fit", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"WANDB_MODE": "disabled"},
+    )
+
+
+def test_bad_input_ends_in_one_sentence_and_status_2(small_run: list[str]) -> None:
+    for bad, words in (
+        ("sead=1", "Unknown recipe key 'sead'"),
+        ("data.root=nowhere", "No shards at data.root = nowhere"),
+    ):
+        started = process([SEARCH, *small_run, bad])
+        _, error = started.communicate(timeout=120)
+        assert started.returncode == 2
+        assert f"error: {words}" in error or words in error
+        assert "Traceback" not in error
+
+
+def test_a_killed_process_goes_on_to_the_same_end(
+    small_run: list[str], tmp_path: Path
+) -> None:
+    runs = [f"runs_dir={tmp_path / 'k'}", "name=it", "trainer.max_steps=40"]
+    started = process([SEARCH, *small_run, *runs])
+    last = tmp_path / "k" / "it" / "checkpoints" / "last.ckpt"
+    for _ in range(600):
+        if last.is_file() or started.poll() is not None:
+            break
+        time.sleep(0.1)
+    started.send_signal(signal.SIGKILL)
+    started.communicate()
+    fit.main([SEARCH, *small_run, *runs])
+    fit.main([SEARCH, *small_run, f"runs_dir={tmp_path / 'u'}", *runs[1:]])
+    assert_same_run(tmp_path / "k" / "it", tmp_path / "u" / "it")
+
+
+def test_a_checkpoint_of_another_run_is_refused(searched: Path, small_run: list[str]) -> None:
+    other = run_of(small_run, "other")
+    fit.main([SEARCH, *small_run, "name=other", "seed=4"])
+    shutil.copy(other / "checkpoints" / "last.ckpt", searched / "checkpoints" / "last.ckpt")
+    with pytest.raises(UserError, match="is a checkpoint of another run"):
+        fit.main([SEARCH, *small_run, "trainer.max_steps=12"])
+
+
+def test_a_damaged_checkpoint_is_refused(searched: Path, small_run: list[str]) -> None:
+    last = searched / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:5000])
+    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
+        fit.main([SEARCH, *small_run, "trainer.max_steps=12"])
+
+
+def test_an_architecture_of_another_space_or_other_domains_is_refused(
+    searched: Path, small_run: list[str]
+) -> None:
+    with pytest.raises(UserError, match=r"another space: its space.head_width is 16.* 20"):
+        fit.main([RETRAIN, *small_run, "space.head_width=20"])
+    with pytest.raises(UserError, match="a path for domain 'cars', which the data lack"):
+        fit.main([RETRAIN, *small_run, "data.domains=[birds, types]", "name=two"])
+    with pytest.raises(UserError, match="No architecture file at"):
+        fit.main([RETRAIN, *small_run, "architecture_file=none.json", "name=three"])
+    with pytest.raises(UserError, match="names no architecture_file"):
+        fit.main([RETRAIN, *small_run, "architecture_file=null", "name=four"])
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(
+    searched: Path, small_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = MultiDomainModule.losses
+
+    def poisoned(self, logits, batch):  # type: ignore[no-untyped-def]
+        losses = original(self, logits, batch)
+        return losses * torch.tensor([1.0, float("nan"), 1.0]) if self.global_step == 9 else losses
+
+    monkeypatch.setattr(MultiDomainModule, "losses", poisoned)
+    with pytest.raises(UserError, match="loss of domain 'cars' was not finite at step 9"):
+        fit.main([SEARCH, *small_run, "trainer.max_steps=30"])
+    assert all(value.isfinite().all() for value in weights(searched).values())
+    last = torch.load(searched / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 9  # saved before the step that broke
+
+
+def damage(root: Path, domain: str, count: int) -> None:
+    """Overwrites `count` training images in the shard."""
+    images = ShardImages(Domain.read(root / domain), "train")
+    shard = root / domain / "train-00000.tar"
+    content = bytearray(shard.read_bytes())
+    for row in images.rows[:count]:
+        content[row["offset"] : row["offset"] + 20] = bytes(20)
+    shard.write_bytes(content)
+
+
+def test_broken_images_are_skipped_up_to_the_limit_then_refused(
+    packed: Path, small_run: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = Path(shutil.copytree(packed, tmp_path / "own"))
+    damage(own, "types", 2)
+    arguments = [SEARCH, *small_run, f"data.root={own}"]
+    fit.main([*arguments, "data.broken_images_limit=2"])
+    assert "broken image" in caplog.text
+    with pytest.raises(UserError, match=r"'types' holds more broken images .* = 1: 2 found"):
+        fit.main([*arguments, "data.broken_images_limit=1", "name=strict"])
+
+
+def test_a_shard_cut_short_is_refused_beyond_the_limit_at_the_start(
+    packed: Path, small_run: list[str], tmp_path: Path
+) -> None:
+    own = Path(shutil.copytree(packed, tmp_path / "own"))
+    shard = own / "birds" / "train-00000.tar"
+    shard.write_bytes(shard.read_bytes()[:30000])
+    with pytest.raises(UserError, match=r"'birds' holds more broken images .*train-00000.tar"):
+        fit.main([SEARCH, *small_run, f"data.root={own}"])
+
+
+def test_sizes_that_do_not_go_together_are_refused(small_run: list[str]) -> None:
+    with pytest.raises(UserError, match="cannot be cut out of 8 px. Raise data.load_size"):
+        fit.main([SEARCH, *small_run, "data.load_size=8"])
+
+
+def test_print_recipe_shows_the_resolved_recipe(
+    small_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit.main([RETRAIN, *small_run, "--print-recipe"])
+    out = capsys.readouterr().out
+    assert f"architecture_file: {run_of(small_run, 'mpnas_search')}/architecture.json" in out
+    assert not run_of(small_run, "mpnas_retrain").exists()

@@ -1,0 +1,106 @@
+from pathlib import Path
+
+import pytest
+
+from mdl.assembly import build_callbacks, build_space
+from mdl.errors import UserError
+from mdl.recipe import dump_recipe, load_recipe
+
+SEARCH, RETRAIN = "recipes/mpnas_search.yaml", "recipes/mpnas_retrain.yaml"
+WHOLE = (SEARCH, RETRAIN)  # the others lie over one of these
+OVERLAYS = sorted(str(file) for file in Path("recipes").glob("*.yaml") if str(file) not in WHOLE)
+
+
+@pytest.mark.parametrize("whole", WHOLE)
+@pytest.mark.parametrize("overlay", [None, *OVERLAYS])
+def test_every_recipe_loads_and_its_parts_can_be_made(whole: str, overlay: str | None) -> None:
+    recipe = load_recipe([whole, overlay] if overlay else [whole])
+    assert build_space(recipe.space).layers
+    assert build_callbacks(recipe)
+
+
+@pytest.mark.parametrize("file", [*WHOLE, *OVERLAYS])
+def test_every_recipe_opens_with_what_it_is_for_and_its_command(file: str) -> None:
+    head = Path(file).read_text().split("\n\n")[0]
+    assert head.startswith("# ")
+    assert f"python -m mdl.fit {file}" in head or f" {file}" in head
+    assert "minutes" in head or "hours" in head or "days" in head
+
+
+def test_search_and_retraining_share_their_space() -> None:
+    search, retrain = load_recipe([SEARCH]), load_recipe([RETRAIN])
+    assert build_space(search.space) == build_space(retrain.space)
+    assert search.data.root == retrain.data.root
+    assert retrain.architecture_file == "runs/mpnas_search/architecture.json"
+
+
+def test_a_recipe_survives_its_dump(tmp_path: Path) -> None:
+    recipe = load_recipe([SEARCH, "seed=3", "trainer.devices=2"])
+    (tmp_path / "dump.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe([str(tmp_path / "dump.yaml")]) == recipe
+
+
+def test_later_files_and_overrides_win(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("seed: 1\nname: a\n")
+    (tmp_path / "b.yaml").write_text("name: b\n")
+    files = [SEARCH, str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")]
+    recipe = load_recipe([*files, "data.batch_size=4"])
+    assert (recipe.seed, recipe.name, recipe.data.batch_size) == (1, "b", 4)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.rot=x", r"Unknown recipe key 'data.rot' in 'data.rot=x'; did you mean 'root'\?"),
+        ("sead=1", r"Unknown recipe key 'sead' .* did you mean 'seed'\?"),
+        ("search.reward.bta=1", r"'search.reward.bta' .* did you mean 'beta'\?"),
+        ("space.stages=[{width: 3, depht: 4}]", "Unknown recipe key"),
+        ("trainer.max_steps=many", "'trainer.max_steps' .* wrong type: Value 'many'"),
+        ("data.held_out=lots", "'data.held_out' .* wrong type"),
+        ("space.stages=3", "'space.stages' .* wrong type"),
+        ("data=3", "'data' .* wrong type"),
+        ("phase=serch", "phase is 'serch'; expected one of search, retrain"),
+        ("network.batch_norm=none", "expected one of per_domain, shared"),
+        ("data.held_out=1.5", "data.held_out is 1.5; expected at least 0 and below 1"),
+        ("data.batch_size=1", "data.batch_size is 1; batch norm needs at least 2"),
+        ("trainer.max_steps=0", "trainer.max_steps is 0; expected a number above 0"),
+        ("name=a/b", "name is 'a/b'; expected letters"),
+        ("name=${nothing}", "refers to a key that is not there"),
+        ("space.stages=[{width: 3}]", r"The recipe lacks 'space.stages\[0\].depth'"),
+        ("data.root=[", "cannot be read"),
+    ],
+)
+def test_a_bad_override_is_refused_in_words(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_recipe([SEARCH, override])
+
+
+def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"No recipe at recipes/mpnas_serch.yaml; did you mean"):
+        load_recipe(["recipes/mpnas_serch.yaml"])
+    with pytest.raises(UserError, match="No recipe given"):
+        load_recipe([])
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    with pytest.raises(UserError, match="is no YAML that can be read"):
+        load_recipe([str(tmp_path / "bad.yaml")])
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(UserError, match="holds a list"):
+        load_recipe([str(tmp_path / "list.yaml")])
+    (tmp_path / "bare.yaml").write_text("phase: search\nname: x\n")
+    with pytest.raises(UserError, match="The recipe lacks 'space.stem_width'"):
+        load_recipe([str(tmp_path / "bare.yaml")])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("callbacks.abdp.momentun=1", r"'callbacks.abdp.momentun'; did you mean 'momentum'\?"),
+        ("callbacks.abdp.class=os.system", "expected a dotted name in mdl, callbacks, lightning"),
+        ("callbacks.abdp.class=callbacks.abdp.ADBP", "which cannot be found"),
+        ("callbacks.abdp.class=callbacks.none.ABDP", "which cannot be found"),
+    ],
+)
+def test_a_bad_callback_is_refused_in_words(override: str, message: str) -> None:
+    recipe = load_recipe([SEARCH, override])
+    with pytest.raises(UserError, match=message):
+        build_callbacks(recipe)

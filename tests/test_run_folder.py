@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import pytest
+
+from mdl.errors import UserError
+from mdl.recipe import Recipe, load_recipe
+from mdl.run_folder import RunFolder, identity
+
+
+def recipe(tmp_path: Path, *overrides: str) -> Recipe:
+    return load_recipe(["recipes/mpnas_search.yaml", f"runs_dir={tmp_path}", *overrides])
+
+
+def test_the_name_finds_the_folder_again(tmp_path: Path) -> None:
+    first = RunFolder.claim(recipe(tmp_path))
+    assert first.path == tmp_path / "mpnas_search"
+    assert RunFolder.claim(recipe(tmp_path)) == first
+    assert first.recipe() == recipe(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "trainer.devices=2",
+        "trainer.num_nodes=2",
+        "data.workers=7",
+        "wandb.mode=offline",
+        "trainer.max_steps=9999",
+        "trainer.threads=1",
+    ],
+)
+def test_where_and_how_fast_a_run_goes_is_no_change(tmp_path: Path, change: str) -> None:
+    RunFolder.claim(recipe(tmp_path))
+    RunFolder.claim(recipe(tmp_path, change))
+    assert identity(recipe(tmp_path)) == identity(recipe(tmp_path, change))
+
+
+def test_a_changed_recipe_is_refused_with_the_difference(tmp_path: Path) -> None:
+    RunFolder.claim(recipe(tmp_path))
+    with pytest.raises(UserError, match=r"seed: 0 -> 5.*name=mpnas_search_2"):
+        RunFolder.claim(recipe(tmp_path, "seed=5"))
+    with pytest.raises(UserError, match=r"callbacks.abdp.bound: None -> 2"):
+        RunFolder.claim(recipe(tmp_path, "callbacks.abdp.bound=2"))
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mpnas_search").mkdir()
+    (tmp_path / "mpnas_search" / "thesis.tex").write_text("all of it")
+    with pytest.raises(UserError, match="not the folder of a run"):
+        RunFolder.claim(recipe(tmp_path))
+    with pytest.raises(UserError, match="not the folder of a run"):
+        RunFolder.find(tmp_path)

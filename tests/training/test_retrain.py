@@ -1,0 +1,131 @@
+"""Laws of the retraining."""
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdl.errors import UserError
+from mdl.networks.multipath import MultiPathNetwork, path_users
+from mdl.space.search_space import SearchSpace
+from mdl.training.accuracy import DomainAccuracy
+from mdl.training.optim import warmup_cosine, weight_optimizer
+from mdl.training.retrain import RetrainModule
+from tests.training.test_search import CLASSES, Endless, batch, trainer
+
+SETTINGS = {
+    "total_steps": 10,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.01,
+    "warmup_fraction": 0.0,
+    "label_smoothing": 0.0,
+    "clip_norm": 1.0,
+    "record_interval": 5,
+    "ema_decay": 0.9,
+}
+
+
+def module(space: SearchSpace, **changes: object) -> RetrainModule:
+    generator = random.Random(0)
+    paths = {domain: space.random_path(generator) for domain in CLASSES}
+    network = MultiPathNetwork(space, path_users(space, paths), CLASSES)
+    return RetrainModule(network, paths, **(SETTINGS | changes))  # type: ignore[arg-type]
+
+
+class Batches(Endless):
+    def __next__(self):  # type: ignore[no-untyped-def, override]
+        return batch()
+
+
+def test_every_parameter_has_a_gradient_in_each_step(space: SearchSpace) -> None:
+    retrain = module(space)
+    logits = retrain.network({d: x for d, (x, _) in batch().items()}, retrain.paths)
+    sum(out.sum() for out in logits.values()).backward()
+    assert all(p.grad is not None for p in retrain.network.parameters())
+    assert not any(p.requires_grad for p in retrain.average.parameters())
+
+
+def test_one_batch_is_one_step(space: SearchSpace, tmp_path: Path) -> None:
+    retrain, fit = module(space), trainer(tmp_path, 4)
+    fit.fit(retrain, Batches())
+    assert fit.global_step == 4
+    assert retrain.average.n_averaged == 4
+
+
+def test_the_objective_is_the_weighted_sum_of_the_domains_losses(space: SearchSpace) -> None:
+    retrain, given = module(space), batch()
+    retrain.domain_weights.copy_(torch.tensor([0.5, 1.5]))
+    logits = retrain.network({d: x for d, (x, _) in given.items()}, retrain.paths)
+    objective = retrain.weighted_sum(retrain.losses(logits, given))
+    assert objective.item() == pytest.approx(
+        (0.5 * retrain.domain_losses[0] + 1.5 * retrain.domain_losses[1]).item(), rel=1e-5
+    )
+    birds = torch.nn.functional.cross_entropy(logits["birds"], given["birds"][1])
+    assert retrain.domain_losses[0].item() == pytest.approx(birds.item(), rel=1e-4)
+
+
+def test_the_average_follows_the_weights_as_its_decay_says(space: SearchSpace) -> None:
+    retrain = module(space, ema_decay=0.15)
+    weight = retrain.network.heads["@birds"].bias
+    average = retrain.average.module.heads["@birds"].bias
+    expected = None
+    for step, value in enumerate([1.0, 2.0, 5.0]):
+        with torch.no_grad():
+            weight.fill_(value)
+        retrain.average.update_parameters(retrain.network)
+        # no trainer is attached: step 0, so a decay of (1 + 0) / (10 + 0)
+        decay = min(0.15, 1 / 10)
+        expected = value if step == 0 else decay * expected + (1 - decay) * value
+        assert average[0].item() == pytest.approx(expected)
+
+
+def test_a_loss_that_is_not_finite_is_told_by_domain_and_step(
+    space: SearchSpace, tmp_path: Path
+) -> None:
+    retrain = module(space)
+    retrain.weighted_sum(torch.tensor([1.0, 2.0]))
+    retrain.check_finite()
+    retrain.weighted_sum(torch.tensor([1.0, math.nan]))
+    retrain.weighted_sum(torch.tensor([math.inf, 2.0]))
+    with pytest.raises(UserError, match="loss of domain 'birds' was not finite at step 0"):
+        retrain.check_finite()
+
+
+def test_the_schedule_rises_linearly_and_falls_as_a_cosine(space: SearchSpace) -> None:
+    optimizer = weight_optimizer(torch.nn.Linear(2, 2), 1.0, 0.0)
+    schedule = warmup_cosine(optimizer, 4, 12)
+    rates = []
+    for _ in range(12):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert rates[8] == pytest.approx(0.5)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert schedule.get_last_lr()[0] == pytest.approx(0)
+
+
+def test_norms_and_biases_do_not_decay(space: SearchSpace) -> None:
+    network = module(space).network
+    decayed, others = weight_optimizer(network, 0.1, 0.05).param_groups
+    assert decayed["weight_decay"] == 0.05
+    assert others["weight_decay"] == 0
+    assert {p.ndim for p in others["params"]} == {1}
+    count = len(decayed["params"]) + len(others["params"])
+    assert count == len(list(network.parameters()))
+
+
+def test_accuracy_counts_each_labelled_image_once_in_any_batches() -> None:
+    logits = {d: torch.randn(11, n) for d, n in CLASSES.items()}
+    labels = {d: torch.randint(-1, n, (11,)) for d, n in CLASSES.items()}
+    whole, parts = DomainAccuracy(list(CLASSES)), DomainAccuracy(list(CLASSES))
+    whole.update(logits, labels)
+    for window in (slice(0, 4), slice(4, 11)):
+        parts.update({d: x[window] for d, x in logits.items()}, {d: x[window] for d, x in labels.items()})
+    for name, values in whole.compute().items():
+        assert torch.allclose(values, parts.compute()[name])
+    known = labels["cars"] >= 0
+    expected = (logits["cars"].argmax(1) == labels["cars"])[known].float().mean()
+    assert whole.compute()["accuracy"][1] == expected
