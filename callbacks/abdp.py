@@ -42,17 +42,22 @@ class ABDP(L.Callback):
         self.steps = 0
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, *args: Any, **kwargs: Any
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
-        assert isinstance(module, MultiDomainModule)
-        losses = module.domain_losses / self._guess(module)
+        assert isinstance(pl_module, MultiDomainModule)
+        losses = pl_module.domain_losses / self._guess(pl_module)
         if self.smoothed is None:
             self.smoothed = torch.zeros_like(losses)
         self.smoothed = self.smoothed.to(losses.device).lerp(losses, 1 - self.momentum)
         self.steps += 1
         if self.steps > self.start:
             unbiased = self.smoothed / (1 - self.momentum**self.steps)
-            module.domain_weights.copy_(self.weights(unbiased))
+            pl_module.domain_weights.copy_(self.weights(unbiased))
 
     def weights(self, losses: Tensor) -> Tensor:
         """Losses, in guesses, [domains] -> weights of mean one."""

@@ -19,36 +19,49 @@ class PhaseBar(L.Callback):
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
-    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._open(module, trainer.max_steps, trainer.global_step)
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._open(pl_module, trainer.max_steps, trainer.global_step)
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, *args: Any, **kwargs: Any
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
-        assert isinstance(module, MultiDomainModule)
-        loss = module.records.get("train/loss/mean")
+        assert isinstance(pl_module, MultiDomainModule)
+        loss = pl_module.records.get("train/loss/mean")
         note = "" if loss is None else f"loss {loss:.3f}"
-        self._update(description=module.phase, completed=trainer.global_step, note=note)
+        self._update(description=pl_module.phase, completed=trainer.global_step, note=note)
 
-    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._close()
 
-    def on_exception(self, trainer: L.Trainer, *args: Any) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         self._close()
 
-    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._update(description="validation")
 
-    def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._open(module, int(sum(trainer.num_test_batches)), 0, "test")
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._open(pl_module, int(sum(trainer.num_test_batches)), 0, "test")
 
     def on_test_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, *args: Any, **kwargs: Any
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task)
 
-    def on_test_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._close()
 
     @rank_zero_only

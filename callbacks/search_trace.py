@@ -24,15 +24,20 @@ class SearchTrace(L.Callback):
         self.interval = interval
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, *args: Any, **kwargs: Any
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
-        assert isinstance(module, SearchModule)
+        assert isinstance(pl_module, SearchModule)
         if trainer.global_step % self.interval:
             return
-        scores = torch.tensor(similarity(module.controllers.best_paths()))
+        scores = torch.tensor(similarity(pl_module.controllers.best_paths()))
         others = max(len(scores) - 1, 1)
-        best = module.controllers.log_probabilities().detach().exp().topk(2).values
-        module.record(
+        best = pl_module.controllers.log_probabilities().detach().exp().topk(2).values
+        pl_module.record(
             {
                 "search/similarity": (scores.sum(1) - 1).cpu() / others,
                 "search/margin": (best[..., 0] - best[..., 1]).mean(1).cpu(),

@@ -20,20 +20,25 @@ class Throughput(L.Callback):
         self.interval = interval
         self._since: tuple[float, int] | None = None
 
-    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._since = None
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, *args: Any
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
-        assert isinstance(module, MultiDomainModule)
+        assert isinstance(pl_module, MultiDomainModule)
         if trainer.global_step % self.interval:
             return
         now = time.perf_counter()
         if self._since is not None:
             then, step = self._since
             seconds = (now - then) / (trainer.global_step - step)
-            images = module.images_per_step(batch) * trainer.world_size
+            images = pl_module.images_per_step(batch) * trainer.world_size
             for logger in trainer.loggers:
                 logger.log_metrics(
                     {

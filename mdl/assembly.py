@@ -18,11 +18,11 @@ from lightning.pytorch.loggers import Logger
 from mdl.data.datamodule import MultiDomainData
 from mdl.data.domains import Domain, read_domains
 from mdl.data.embedded import ROOT as EMBEDDED_ROOT
+from mdl.data.embedded import pack_generated
 from mdl.errors import UserError, nearest
 from mdl.networks.controller import Controllers
 from mdl.networks.cost import CostTable
 from mdl.networks.multipath import MultiPathNetwork, path_users, supernet_users
-from mdl.pack import pack_miniature
 from mdl.recipe import Recipe, SpaceRecipe
 from mdl.results.dashboard import wandb_logger
 from mdl.results.metrics_file import MetricsFile
@@ -54,7 +54,7 @@ def find_domains(recipe: Recipe) -> dict[str, Domain]:
     """The packed domains that the recipe names; the embedded default is made on first use."""
     root = Path(recipe.data.root)
     if recipe.data.root == EMBEDDED_ROOT and not root.is_dir():
-        pack_miniature(root)
+        pack_generated(root)
     return read_domains(root, recipe.data.domains)
 
 

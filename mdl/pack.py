@@ -9,40 +9,32 @@ Each domain becomes OUT/<domain>/: WebDataset shards, an index per split, and a 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from mdl.console import phase_bar, run_command
-from mdl.data.domains import FILE, Domain, read_domains
+from mdl.console import run_command
+from mdl.data.domains import SPLITS, Domain, read_domains
+from mdl.data.embedded import SEED, pack_generated
 from mdl.data.folders import read_folders
-from mdl.data.embedded import SEED, generated_images
-from mdl.data.miniature import DOMAINS
-from mdl.data.packing import SourceImage, pack_domain
+from mdl.data.packing import DomainSource, pack_domains
 from mdl.errors import UserError
-
-
-@dataclass(frozen=True)
-class _Source:
-    name: str
-    classes: Sequence[str]
-    images: Mapping[str, Sequence[SourceImage]]
-    flip: bool
 
 
 def main(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
-    console = Console(stderr=True)
     if options.source == "folders":
-        sources = _folder_sources(options.dir, options.no_flip, console)
-        pack(sources, options.out, options.size, options.skip_broken)
+        sources = _folder_sources(options.dir, options.no_flip)
+        left = pack_domains(
+            sources, options.out, size=options.size, skip_broken=options.skip_broken
+        )
     else:
-        pack_miniature(options.out, options.seed)
+        left = pack_generated(options.out, options.seed)
+    for name in left:
+        print(f"{name}: already packed in {options.out}, left as it is")
     print_domains(options.out)
     print(
         "Next: python -m mdl.fit recipes/mpnas_search.yaml "
@@ -50,39 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     )
 
 
-def pack(sources: Sequence[_Source], out: Path, size: int, skip_broken: bool = False) -> None:
-    """Packs what is not yet packed, with a progress bar."""
-    console = Console(stderr=True)
-    waiting = [source for source in sources if not (out / source.name / FILE).is_file()]
-    for source in sources:
-        if source not in waiting:
-            console.print(f"{source.name}: already packed in {out}, left as it is")
-    total = sum(len(images) for source in waiting for images in source.images.values())
-    with phase_bar("packing", total) as advance:
-        for source in waiting:
-            pack_domain(
-                source.name,
-                source.classes,
-                source.images,
-                out,
-                flip=source.flip,
-                size=size,
-                workers=os.cpu_count() or 1,
-                skip_broken=skip_broken,
-                advance=advance,
-            )
-
-
-def pack_miniature(out: Path, seed: int = SEED) -> None:
-    """Draws and packs the embedded default domains."""
-    sources = [
-        _Source(domain.name, domain.classes, images, domain.flip)
-        for domain, images in zip(DOMAINS, generated_images(seed).values(), strict=True)
-    ]
-    pack(sources, out, size=72)
-
-
-def _folder_sources(root: Path, no_flip: Sequence[str], console: Console) -> list[_Source]:
+def _folder_sources(root: Path, no_flip: Sequence[str]) -> list[DomainSource]:
     domains = read_folders(root)
     names = [domain.name for domain in domains]
     for name in no_flip:
@@ -90,8 +50,8 @@ def _folder_sources(root: Path, no_flip: Sequence[str], console: Console) -> lis
             raise UserError(f"--no-flip names '{name}'; {root} holds {', '.join(names)}.")
     for domain in domains:
         for extension, count in domain.ignored.items():
-            console.print(f"{domain.name}: {count} files '{extension}' are no images, left out")
-    return [_Source(d.name, d.classes, d.images, d.name not in no_flip) for d in domains]
+            print(f"{domain.name}: {count} files '{extension}' are no images, left out")
+    return [DomainSource(d.name, d.classes, d.images, d.name not in no_flip) for d in domains]
 
 
 def print_domains(root: Path) -> None:
@@ -100,13 +60,10 @@ def print_domains(root: Path) -> None:
     for column in ("domain", "classes", "train", "val", "test", "sides, px", "flip", "fit"):
         table.add_column(column, justify="left" if column in ("domain", "fit") else "right")
     for domain in read_domains(root).values():
-        counts = [str(domain.splits[s].images) if s in domain.splits else "-" for s in _COLUMNS]
+        counts = [str(domain.splits[s].images) if s in domain.splits else "-" for s in SPLITS]
         classes, flip = str(len(domain.classes)), "yes" if domain.flip else "no"
         table.add_row(domain.name, classes, *counts, _sides(domain), flip, domain.fit)
     Console().print(table)
-
-
-_COLUMNS = ("train", "val", "test")
 
 
 def _sides(domain: Domain) -> str:
@@ -147,8 +104,6 @@ def _parser() -> argparse.ArgumentParser:
 def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
-
-Advance = Callable[[int], None]
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

@@ -237,12 +237,10 @@ def _check_keys(part: Any, schema: type, where: str, origin: str) -> None:
     if not isinstance(part, DictConfig):
         raise UserError(f"Recipe key '{where.rstrip('.')}' in {origin} has a wrong type: {part}")
     known = {f.name: f for f in fields(schema)}
-    for key in part:
+    for key in map(str, part):
         full = f"{where}{key}"
         if key not in known:
-            raise UserError(
-                f"Unknown recipe key '{full}' in {origin}; {nearest(str(key), list(known))}"
-            )
+            raise UserError(f"Unknown recipe key '{full}' in {origin}; {nearest(key, list(known))}")
         inner = _NESTED.get(full)
         if inner is not None:
             _check_keys(part._get_node(key), inner, f"{full}.", origin)
@@ -250,7 +248,7 @@ def _check_keys(part: Any, schema: type, where: str, origin: str) -> None:
 
 def _nested(schema: type, where: str = "") -> dict[str, type]:
     """Dotted key -> dataclass, for every key that is a section."""
-    found = {}
+    found: dict[str, type] = {}
     for f in fields(schema):
         if is_dataclass(f.default_factory):
             section: Any = f.default_factory

@@ -15,7 +15,7 @@ from PIL import Image
 os.environ.setdefault("WANDB_MODE", "disabled")
 
 from mdl.data.domains import Domain, read_domains
-from mdl.data.packing import pack_domain
+from mdl.data.packing import DomainSource, pack_domain
 from mdl.space.search_space import SearchSpace, Stage
 
 
@@ -62,7 +62,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "test": coloured(classes, 10),
         }
         names = [f"class{i}" for i in range(classes)]
-        pack_domain(name, names, images, root, flip=name != "types", size=72)
+        pack_domain(DomainSource(name, names, images, flip=name != "types"), root, size=72)
     return root
 
 

@@ -38,9 +38,9 @@ def metrics(run: Path) -> list[dict[str, float]]:
 
 
 def weights(run: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(
-        run / "checkpoints" / name, weights_only=True
-    )["state_dict"]
+    state: dict[str, torch.Tensor] = torch.load(run / "checkpoints" / name, weights_only=True)[
+        "state_dict"
+    ]
     return state
 
 
@@ -219,9 +219,7 @@ def test_bad_input_ends_in_one_sentence_and_status_2(small_run: list[str]) -> No
         assert "Traceback" not in error
 
 
-def test_a_killed_process_goes_on_to_the_same_end(
-    small_run: list[str], tmp_path: Path
-) -> None:
+def test_a_killed_process_goes_on_to_the_same_end(small_run: list[str], tmp_path: Path) -> None:
     runs = [f"runs_dir={tmp_path / 'k'}", "name=it", "trainer.max_steps=40"]
     started = process([SEARCH, *small_run, *runs])
     last = tmp_path / "k" / "it" / "checkpoints" / "last.ckpt"

@@ -85,13 +85,7 @@ class Domain:
     def _from_content(cls, content: dict[str, Any], folder: Path) -> Domain:
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}, expected {FORMAT}")
-        splits = {
-            name: Split(
-                **{key: tuple(v) if isinstance(v, list) else v for key, v in split.items()}
-                | {"shards": tuple(Shard(**shard) for shard in split["shards"])}
-            )
-            for name, split in content["splits"].items()
-        }
+        splits = {name: cls._split_from(split) for name, split in content["splits"].items()}
         return cls(
             name=content["name"],
             classes=tuple(content["classes"]),
@@ -102,6 +96,14 @@ class Domain:
             splits=splits,
             folder=folder,
         )
+
+    @staticmethod
+    def _split_from(content: dict[str, Any]) -> Split:
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in content.items()
+        }
+        values["shards"] = tuple(Shard(**shard) for shard in content["shards"])
+        return Split(**values)
 
     def _check(self) -> None:
         file = self.folder / FILE

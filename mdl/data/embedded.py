@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 from mdl.data.miniature import DOMAINS, MiniatureDomain, miniature_image
+from mdl.data.packing import DomainSource, pack_domains
 
 ROOT = "data/miniature"  # the data.root that is made on first use
 SEED = 0
@@ -40,12 +42,22 @@ class GeneratedImage:
         return buffer.getvalue()
 
 
-def generated_images(seed: int) -> dict[str, dict[str, list[GeneratedImage]]]:
-    """Domain -> split -> images, drawn by `seed`."""
-    return {
-        domain.name: {
-            split: [GeneratedImage(number, split, index, seed) for index in range(count)]
-            for split, count in domain.images.items()
-        }
+def generated_domains(seed: int = SEED) -> list[DomainSource]:
+    """The generated domains, drawn by `seed` when they are packed."""
+    return [
+        DomainSource(
+            domain.name,
+            domain.classes,
+            {
+                split: [GeneratedImage(number, split, index, seed) for index in range(count)]
+                for split, count in domain.images.items()
+            },
+            domain.flip,
+        )
         for number, domain in enumerate(DOMAINS)
-    }
+    ]
+
+
+def pack_generated(out: Path, seed: int = SEED) -> list[str]:
+    """Draws and packs the generated domains; see `pack_domains`."""
+    return pack_domains(generated_domains(seed), out, size=72)

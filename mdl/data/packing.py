@@ -16,7 +16,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from mdl.data.domains import Domain, Shard, Split, check_name
+from mdl.console import phase_bar
+from mdl.data.domains import FILE, Domain, Shard, Split, check_name
 from mdl.data.images import BrokenImage, open_image
 from mdl.data.order import permutation, stable_key
 from mdl.data.shards import PackedImage, Rows, write_index, write_shard
@@ -37,6 +38,16 @@ class SourceImage(Protocol):
     def name(self) -> str: ...
 
     def load(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class DomainSource:
+    """A domain that can be packed. flip: whether a horizontal flip keeps the label."""
+
+    name: str
+    classes: Sequence[str]
+    images: Mapping[str, Sequence[SourceImage]]  # by split
+    flip: bool
 
 
 @dataclass
@@ -75,35 +86,55 @@ class _ShardDone:
     broken: list[str]
 
 
+def pack_domains(
+    sources: Sequence[DomainSource], out: Path, *, size: int, skip_broken: bool = False
+) -> list[str]:
+    """Packs what is not yet packed, on all cores, with a progress bar.
+
+    Gives the names of the domains that were packed already and so left as they are.
+    """
+    waiting = [source for source in sources if not (out / source.name / FILE).is_file()]
+    total = sum(len(images) for source in waiting for images in source.images.values())
+    with phase_bar("packing", total) as advance:
+        for source in waiting:
+            pack_domain(
+                source,
+                out,
+                size=size,
+                workers=os.cpu_count() or 1,
+                skip_broken=skip_broken,
+                advance=advance,
+            )
+    return [source.name for source in sources if source not in waiting]
+
+
 def pack_domain(
-    name: str,
-    classes: Sequence[str],
-    images: Mapping[str, Sequence[SourceImage]],
+    source: DomainSource,
     out: Path,
     *,
-    flip: bool,
     size: int,
     workers: int = 1,
     skip_broken: bool = False,
     advance: Callable[[int], None] = lambda packed: None,
 ) -> Domain:
-    """Packs one domain into `out/name` and gives what its domain.json says.
+    """Packs one domain into `out/<its name>` and gives what its domain.json says.
 
-    images: split -> images; they are packed in a fixed shuffled order.
+    Images are packed in a fixed shuffled order, whole or not at all.
     size: longest shorter side, px; larger images are scaled down, smaller ones kept to the byte.
     skip_broken: whether images that cannot be decoded are left out instead of refused.
     advance: told how many images were packed since it was last told.
 
     Raises UserError for a bad name, an empty training split, or broken images.
     """
+    name = source.name
     check_name(name)
-    if not images.get("train"):
+    if not source.images.get("train"):
         raise UserError(f"Domain '{name}' has no training images; expected {name}/train/<class>/.")
     final, folder = out / name, out / f".{name}.{os.getpid()}.partial"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        done = _write_shards(name, images, folder, size, workers, advance)
+        done = _write_shards(source, folder, size, workers, advance)
         broken = [text for part in done for text in part.broken]
         if broken and not skip_broken:
             raise UserError(
@@ -111,17 +142,24 @@ def pack_domain(
                 f"{'; '.join(broken[:5])}{'; ...' if len(broken) > 5 else ''}. "
                 "Remove or replace them, or leave them out with --skip-broken."
             )
-        domain = _describe(name, classes, done, folder, flip)
-        domain.write()
-        os.replace(folder, final)
+        _describe(source, done, folder).write()
+        _move(folder, final)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return Domain.read(final)
 
 
+def _move(folder: Path, final: Path) -> None:
+    try:
+        os.replace(folder, final)
+    except OSError:
+        # another process packed the same domain meanwhile: its result is as good
+        if not (final / FILE).is_file():
+            raise
+
+
 def _write_shards(
-    name: str,
-    images: Mapping[str, Sequence[SourceImage]],
+    source: DomainSource,
     folder: Path,
     size: int,
     workers: int,
@@ -130,8 +168,8 @@ def _write_shards(
     done = []
     with _executor(workers) as executor:
         jobs = []
-        for split, of_split in images.items():
-            order = permutation(stable_key("packing", name, split), len(of_split))
+        for split, of_split in source.images.items():
+            order = permutation(stable_key("packing", source.name, split), len(of_split))
             for number, start in enumerate(range(0, len(order), IMAGES_PER_SHARD)):
                 chosen = [of_split[i] for i in order[start : start + IMAGES_PER_SHARD]]
                 jobs.append(
@@ -191,14 +229,12 @@ def _fit_for_packing(
     return image, "png", buffer.getvalue()
 
 
-def _describe(
-    name: str, classes: Sequence[str], done: list[_ShardDone], folder: Path, flip: bool
-) -> Domain:
+def _describe(source: DomainSource, done: list[_ShardDone], folder: Path) -> Domain:
     shape = _Shape()
     splits = {}
     for split in dict.fromkeys(part.split for part in done):
         parts = [part for part in done if part.split == split]
-        splits[split] = _describe_split(split, parts, len(classes), folder)
+        splits[split] = _describe_split(split, parts, len(source.classes), folder)
         if split == "train":
             for part in parts:
                 shape.add(part.shape)
@@ -207,12 +243,12 @@ def _describe(
     sides = np.array([shape.widths, shape.heights])
     elongation = float(np.median(sides.max(0) / sides.min(0)))
     return Domain(
-        name=name,
-        classes=tuple(classes),
+        name=source.name,
+        classes=tuple(source.classes),
         mean=_rounded(mean),
         # a domain of one colour has no deviation to divide by
         std=_rounded(np.maximum(std, 1e-3)),
-        flip=flip,
+        flip=source.flip,
         fit="stretch" if elongation > _STRETCH_BEYOND else "crop",
         splits=splits,
         folder=folder,

@@ -124,9 +124,7 @@ class TrainingOrder:
             draws[slots] = uniforms(key, chosen, NUM_DRAWS)
             for slot in slots:
                 labels[slot] = self._decode_from(order, indices[slot], pixels[slot], broken)
-        sample = Sample(
-            torch.from_numpy(pixels), torch.from_numpy(labels), torch.from_numpy(draws)
-        )
+        sample = Sample(torch.from_numpy(pixels), torch.from_numpy(labels), torch.from_numpy(draws))
         return Part(sample, broken)
 
     def _decode_from(self, order: Integers, index: int, into: Pixels, broken: list[str]) -> int:

@@ -78,7 +78,7 @@ class _Group:
 
     def of(self, domain: str) -> Tensor:
         """[n, C, H, W], a view."""
-        apart = self.features.unflatten(0, (-1, len(self.domains)))
+        apart: Tensor = self.features.unflatten(0, (-1, len(self.domains)))
         return apart.select(1, self.domains.index(domain))
 
 

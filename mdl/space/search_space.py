@@ -161,7 +161,9 @@ class SearchSpace:
 
     @classmethod
     def from_table(cls, table: dict[str, Any]) -> SearchSpace:
-        values = {key: tuple(v) if isinstance(v, list) else v for key, v in table.items()}
+        values: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in table.items()
+        }
         values["stages"] = tuple(Stage(**row) for row in table["stages"])
         return cls(**values)
 

@@ -93,7 +93,9 @@ class MultiDomainModule(L.LightningModule):
         """Cross entropy of each domain, [domains]."""
         return torch.stack(
             [
-                F.cross_entropy(logits[d].float(), batch[d][1], label_smoothing=self.label_smoothing)
+                F.cross_entropy(
+                    logits[d].float(), batch[d][1], label_smoothing=self.label_smoothing
+                )
                 for d in self.domains
             ]
         )
@@ -141,8 +143,10 @@ class MultiDomainModule(L.LightningModule):
         Adds the mean over domains. One transfer from the device for all of them.
         """
         # reshape: torchmetrics gives the one domain's value without its dimension
-        table = torch.stack([values.detach().float().reshape(-1) for values in quantities.values()]).tolist()
-        named = {}
+        table = torch.stack(
+            [values.detach().float().reshape(-1) for values in quantities.values()]
+        ).tolist()
+        named: dict[str, float] = {}
         for quantity, row in zip(quantities, table, strict=True):
             named |= {f"{quantity}/{d}": v for d, v in zip(self.domains, row, strict=True)}
             named[f"{quantity}/mean"] = sum(row) / len(row)

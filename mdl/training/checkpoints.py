@@ -52,8 +52,12 @@ class Checkpoints(Checkpoint):
     """
 
     def __init__(
-        self, folder: Path, interval: int, validation_interval: int | None,
-        monitor: str | None, identity: str,
+        self,
+        folder: Path,
+        interval: int,
+        validation_interval: int | None,
+        monitor: str | None,
+        identity: str,
     ) -> None:
         self.folder, self.interval = folder, interval
         self.validation_interval = validation_interval
@@ -62,34 +66,39 @@ class Checkpoints(Checkpoint):
         self.best_step = -1
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         step = trainer.global_step
         if self.validation_interval and step % self.validation_interval == 0:
             return
         if step % self.interval == 0:
-            self._save(trainer, module, LAST)
+            self._save(trainer, pl_module, LAST)
 
-    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != "fit" or self.monitor is None:
             return
-        assert isinstance(module, MultiDomainModule)
-        if module.records[self.monitor] > self.best_score:
-            self.best_score = module.records[self.monitor]
+        assert isinstance(pl_module, MultiDomainModule)
+        if pl_module.records[self.monitor] > self.best_score:
+            self.best_score = pl_module.records[self.monitor]
             self.best_step = trainer.global_step
-            self._save(trainer, module, BEST)
-        self._save(trainer, module, LAST)
+            self._save(trainer, pl_module, BEST)
+        self._save(trainer, pl_module, LAST)
 
-    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._save(trainer, module, LAST)
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._save(trainer, pl_module, LAST)
 
-    def _save(self, trainer: L.Trainer, module: L.LightningModule, name: str) -> None:
-        assert isinstance(module, MultiDomainModule)
-        module.check_finite()
+    def _save(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:
+        assert isinstance(pl_module, MultiDomainModule)
+        pl_module.check_finite()
         trainer.save_checkpoint(self.folder / name)
 
     def on_save_checkpoint(
-        self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["run"] = self.identity
 

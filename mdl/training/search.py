@@ -102,14 +102,11 @@ class SearchModule(MultiDomainModule):
             return self.controllers.sample_uniform(self.seed, step, self.warmup_common_path)
         return self.controllers.sample(self.seed, step)
 
-    def controller_step(
-        self, batch: Batch, choices: Tensor, paths: Mapping[str, Path]
-    ) -> None:
+    def controller_step(self, batch: Batch, choices: Tensor, paths: Mapping[str, Path]) -> None:
         """One REINFORCE step on the rewards of the drawn paths."""
         reward = self.rewards(batch, choices, paths)
         objective = self.controller_objective(choices, self.baseline.advantage(reward))
-        self.controller_optimizer.zero_grad()
-        objective.backward()
+        self.controllers.logits.grad = torch.autograd.grad(objective, self.controllers.logits)[0]
         self.controller_optimizer.step()
 
     @torch.no_grad()

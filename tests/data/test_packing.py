@@ -14,7 +14,7 @@ from PIL import Image
 from mdl.data.domains import Domain, read_domains
 from mdl.data.folders import read_folders
 from mdl.data.images import BrokenImage, decode
-from mdl.data.packing import pack_domain
+from mdl.data.packing import DomainSource, pack_domain
 from mdl.data.shards import ShardImages
 from mdl.errors import UserError
 from tests.conftest import coloured
@@ -41,7 +41,9 @@ def test_packing_again_gives_the_same_bytes(tmp_path: Path) -> None:
     for at in ("one", "two"):
         images = {"train": coloured(3, 20)}
         workers = 1 if at == "one" else 2
-        pack_domain("d", ["a", "b", "c"], images, tmp_path / at, flip=True, size=72, workers=workers)
+        pack_domain(
+            DomainSource("d", list("abc"), images, True), tmp_path / at, size=72, workers=workers
+        )
     for file in (tmp_path / "one" / "d").iterdir():
         assert file.read_bytes() == (tmp_path / "two" / "d" / file.name).read_bytes()
 
@@ -77,7 +79,7 @@ def test_large_images_are_scaled_down_and_small_ones_kept_to_the_byte(tmp_path: 
     small = encoded(Image.new("RGB", (50, 60), "red"), "JPEG")
     large = encoded(Image.new("RGB", (300, 200), "red"), "JPEG")
     images = {"train": [StoredImage(small), StoredImage(large)]}
-    domain = pack_domain("d", ["a"], images, tmp_path, flip=True, size=72)
+    domain = pack_domain(DomainSource("d", ["a"], images, True), tmp_path, size=72)
     assert domain.splits["train"].height == (60, 72)
     assert domain.splits["train"].width == (50, 108)
     contents = [ShardImages(domain, "train").read(i) for i in range(2)]
@@ -89,22 +91,26 @@ def test_a_photo_taken_sideways_is_packed_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6  # turn by 90 degrees
     sideways = encoded(Image.new("RGB", (60, 30), "red"), "JPEG", exif=exif)
     images = {"train": [StoredImage(sideways)]}
-    domain = pack_domain("d", ["a"], images, tmp_path, flip=True, size=72)
+    domain = pack_domain(DomainSource("d", ["a"], images, True), tmp_path, size=72)
     assert (domain.splits["train"].width, domain.splits["train"].height) == ((30, 30), (60, 60))
 
 
 def test_tall_images_are_stretched_not_cropped(tmp_path: Path) -> None:
     tall = encoded(Image.new("RGB", (20, 40), "red"), "PNG")
-    domain = pack_domain("d", ["a"], {"train": [StoredImage(tall)]}, tmp_path, flip=True, size=72)
+    domain = pack_domain(
+        DomainSource("d", ["a"], {"train": [StoredImage(tall)]}, True), tmp_path, size=72
+    )
     assert domain.fit == "stretch"
 
 
 def test_images_that_cannot_be_decoded_are_named_or_left_out(tmp_path: Path) -> None:
     images = {"train": [*coloured(1, 3), StoredImage(b"no image", name="bad/one.png")]}
     with pytest.raises(UserError, match=r"1 images that cannot be decoded: bad/one.png .*--skip-b"):
-        pack_domain("d", ["a"], images, tmp_path, flip=True, size=72)
+        pack_domain(DomainSource("d", ["a"], images, True), tmp_path, size=72)
     assert list(tmp_path.iterdir()) == []  # nothing half-written
-    domain = pack_domain("d", ["a"], images, tmp_path, flip=True, size=72, skip_broken=True)
+    domain = pack_domain(
+        DomainSource("d", ["a"], images, True), tmp_path, size=72, skip_broken=True
+    )
     assert domain.splits["train"].images == 3
 
 
@@ -217,4 +223,4 @@ def test_images_behind_the_end_of_a_cut_shard_are_broken_and_named(own: Path) ->
 @pytest.mark.parametrize("name", ["", "a.b", "-x", "a/b", "a b"])
 def test_a_name_that_cannot_be_a_domains_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be the name of a domain"):
-        pack_domain(name, ["a"], {"train": coloured(1, 3)}, tmp_path, flip=True, size=72)
+        pack_domain(DomainSource(name, ["a"], {"train": coloured(1, 3)}, True), tmp_path, size=72)

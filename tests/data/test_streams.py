@@ -108,9 +108,7 @@ def test_a_broken_image_shifts_no_position(count: int, data: st.DataObject) -> N
     assert set(part.broken) == {f"birds:{image}" for image in broken}
 
 
-@given(
-    st.lists(st.integers(1, 30), min_size=1, max_size=3), st.integers(1, 4), st.integers(1, 7)
-)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=3), st.integers(1, 4), st.integers(1, 7))
 def test_evaluation_sees_every_image_once_on_any_ranks(
     counts: list[int], ranks: int, batch_size: int
 ) -> None:
@@ -179,8 +177,7 @@ def test_held_out_images_are_never_trained_on(domains: dict[str, Domain]) -> Non
 def test_a_domain_of_one_image_cannot_be_searched(domains: dict[str, Domain]) -> None:
     split = domains["birds"].splits["train"]
     lonely = Domain(
-        **vars(domains["birds"])
-        | {"splits": {"train": type(split)(**vars(split) | {"images": 1})}}
+        **vars(domains["birds"]) | {"splits": {"train": type(split)(**vars(split) | {"images": 1})}}
     )
     with pytest.raises(UserError, match="a search needs at least two"):
         training_images(lonely, SIZE, 0.25)

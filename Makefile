@@ -1,0 +1,39 @@
+# make demo: search, retraining and report on the generated domains
+# make test: the tests, in the same virtual environment
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint search retrain report clean help
+
+help: ## show the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: search retrain report ## search, retrain and report on the generated domains
+
+search: $(READY) ## search a path per domain
+	$(BIN)/python -m mdl.fit recipes/mpnas_search.yaml
+
+retrain: $(READY) ## retrain the network found
+	$(BIN)/python -m mdl.fit recipes/mpnas_retrain.yaml
+
+report: $(READY) ## write the report of the retrained network
+	$(BIN)/python -m mdl.report runs/mpnas_retrain
+
+test: $(READY) lint ## set up, lint, and pass the tests
+	$(BIN)/python -m pytest -n 2
+
+lint: $(READY) ## style, types and floors
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## remove the virtual environment; runs and data stay
+	rm -rf $(VENV)
