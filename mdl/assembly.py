@@ -93,7 +93,7 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
     )
     search = recipe.search
     return SearchModule(
-        network,
+        _channels_last(network),
         Controllers(space, list(domains), common=search.controllers == "common"),
         CostTable(space, recipe.data.image_size, num_classes),
         seed=recipe.seed,
@@ -120,8 +120,16 @@ def build_retrain(
         batch_norm=recipe.network.batch_norm,
     )
     return RetrainModule(
-        network, paths, ema_decay=recipe.retrain.ema_decay, **_weights_training(recipe)
+        _channels_last(network),
+        paths,
+        ema_decay=recipe.retrain.ema_decay,
+        **_weights_training(recipe),
     )
+
+
+def _channels_last(network: MultiPathNetwork) -> MultiPathNetwork:
+    """The memory format in which depthwise convolutions are several times faster."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def _weights_training(recipe: Recipe) -> dict[str, Any]:

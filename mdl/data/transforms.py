@@ -43,7 +43,7 @@ class BatchTransform:
         flip = (draws[:, 2] < 0.5) & self._flip[row].to(draws.device) if augment else None
         cut = self._cut(images, draws, flip).permute(0, 3, 1, 2)
         mean, std = (t[row, :, None, None].to(images.device) for t in (self._mean, self._std))
-        normal = ((cut - mean) / std).contiguous()
+        normal = (cut - mean) / std  # channels last, as they were cut
         return {
             name: (part, samples[name].labels)
             for name, part in zip(samples, normal.split(counts), strict=True)

@@ -1,8 +1,7 @@
 """What a node computes: convolutions, squeeze-excite, and batch norm per domain.
 
-A node is called once for all domains that visit it. Their images are interleaved: row
-`i * G + g` of the input is image i of the group's domain g, so that [n * G, C, H, W] can be
-viewed, without a copy, as [n, G * C, H, W], and batch norm per domain is one call.
+A node is called once for all domains that visit it, on their images one after the other:
+[n_1 + ... + n_G, C, H, W]. Only batch norm cares which image is of which domain.
 
 Names of layers as in timm: conv_pw (expansion), conv_dw (depthwise), conv_pwl (projection).
 """
@@ -10,6 +9,7 @@ Names of layers as in timm: conv_pw (expansion), conv_dw (depthwise), conv_pwl (
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +32,21 @@ def domain_key(domain: str) -> str:
     return f"@{domain}"
 
 
+@dataclass(frozen=True)
+class Company:
+    """Whose images a batch holds: domain after domain, so many of each."""
+
+    domains: tuple[str, ...]
+    counts: tuple[int, ...]
+
+
 class DomainBatchNorm(nn.Module):
     """Batch norm with statistics and affine per domain, for a node's users only.
 
-    A domain's output does not depend on which other domains visit the node.
+    A domain's output does not depend on which other domains visit the node. All is held in
+    tables, a row per user. The row of a user that does not visit the node in a step gets a zero
+    gradient there; for a super-network the optimizer therefore keeps no momentum of these
+    tables (`weight_optimizer`), and such a row stays as it is.
 
     running: whether running statistics are kept and used in evaluation; a super-network,
     whose paths change at every step, normalises by the batch at all times (as TuNAS does).
@@ -47,57 +58,39 @@ class DomainBatchNorm(nn.Module):
     def __init__(self, width: int, users: Sequence[str], running: bool) -> None:
         super().__init__()
         self.users = tuple(users)
-        # One parameter per domain, not one table: a domain that does not visit the node in a
-        # step must get no gradient, or the optimizer's momentum would move it.
-        self.weight = nn.ParameterDict(
-            {domain_key(user): nn.Parameter(torch.ones(width)) for user in users}
-        )
-        self.bias = nn.ParameterDict(
-            {domain_key(user): nn.Parameter(torch.zeros(width)) for user in users}
-        )
         shape = (len(self.users), width)
+        self.weight = nn.Parameter(torch.ones(shape))
+        self.bias = nn.Parameter(torch.zeros(shape))
         self.register_buffer("running_mean", torch.zeros(shape) if running else None)
         self.register_buffer("running_var", torch.ones(shape) if running else None)
 
-    def forward(self, x: Tensor, domains: tuple[str, ...]) -> Tensor:
-        """x: [n * G, C, H, W], interleaved over the G domains."""
-        folded = x.reshape(-1, len(domains) * x.shape[1], *x.shape[2:])
-        weight, bias = self._join(self.weight, domains), self._join(self.bias, domains)
-        if self.running_mean is None:
-            normal = F.batch_norm(folded, None, None, weight, bias, True, 0.0, BATCH_NORM_EPS)
-        else:
-            normal = self._with_running(folded, weight, bias, domains)
-        return normal.view_as(x)
+    def forward(self, x: Tensor, company: Company) -> Tensor:
+        """x: [n, C, H, W]."""
+        weight, bias = self.weight.unbind(), self.bias.unbind()
+        rows = [self.users.index(domain) for domain in company.domains]
+        if len(rows) == 1:
+            return self._normalise(x, rows[0], weight, bias)
+        parts = zip(x.split(company.counts), rows, strict=True)
+        return torch.cat([self._normalise(part, row, weight, bias) for part, row in parts])
 
-    def _with_running(
-        self, x: Tensor, weight: Tensor, bias: Tensor, domains: tuple[str, ...]
+    def _normalise(
+        self, x: Tensor, row: int, weight: Sequence[Tensor], bias: Sequence[Tensor]
     ) -> Tensor:
-        assert self.running_mean is not None and self.running_var is not None
-        everyone = domains == self.users
-        rows = [self.users.index(domain) for domain in domains]
-        mean = self.running_mean if everyone else self.running_mean[rows]
-        var = self.running_var if everyone else self.running_var[rows]
-        normal = F.batch_norm(
-            x,
-            mean.view(-1),
-            var.view(-1),
-            weight,
-            bias,
-            self.training,
-            BATCH_NORM_MOMENTUM,
-            BATCH_NORM_EPS,
-        )
-        if self.training and not everyone:
-            self.running_mean[rows] = mean
-            self.running_var[rows] = var
-        return normal
+        affine = weight[row], bias[row]
+        if self.running_mean is None or self.running_var is None:
+            return F.batch_norm(x, None, None, *affine, True, 0.0, BATCH_NORM_EPS)
+        running = self.running_mean[row], self.running_var[row]
+        training = self.training
+        return F.batch_norm(x, *running, *affine, training, BATCH_NORM_MOMENTUM, BATCH_NORM_EPS)
 
-    @staticmethod
-    def _join(parameters: nn.ParameterDict, domains: tuple[str, ...]) -> Tensor:
-        if len(domains) == 1:
-            single: Tensor = parameters[domain_key(domains[0])]
-            return single
-        return torch.cat([parameters[domain_key(domain)] for domain in domains])
+    @torch.no_grad()
+    def inherit(self, other: DomainBatchNorm) -> None:
+        """Copies the rows of the users that both have."""
+        for row, user in enumerate(self.users):
+            if user in other.users:
+                theirs = other.users.index(user)
+                self.weight[row] = other.weight[theirs]
+                self.bias[row] = other.bias[theirs]
 
 
 class SharedBatchNorm(nn.Module):
@@ -115,9 +108,16 @@ class SharedBatchNorm(nn.Module):
             track_running_stats=running,
         )
 
-    def forward(self, x: Tensor, domains: tuple[str, ...]) -> Tensor:
+    def forward(self, x: Tensor, company: Company) -> Tensor:
         normal: Tensor = self.norm(x)
         return normal
+
+
+def norm_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """Scales and shifts of all batch norms of a network."""
+    kinds = (DomainBatchNorm, SharedBatchNorm)
+    norms = [module for module in network.modules() if isinstance(module, kinds)]
+    return [parameter for norm in norms for parameter in norm.parameters()]
 
 
 BATCH_NORMS: dict[str, type[DomainBatchNorm] | type[SharedBatchNorm]] = {
@@ -140,6 +140,22 @@ class SqueezeExcite(nn.Module):
         return x * F.hardsigmoid(self.conv_expand(squeezed))
 
 
+class DepthwiseConv(nn.Conv2d):
+    """A convolution of each channel by itself, padded to keep the size."""
+
+    def __init__(self, width: int, kernel: int, stride: int) -> None:
+        super().__init__(width, width, kernel, stride, kernel // 2, groups=width, bias=False)
+        self.kernel = kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] < self.kernel and torch.is_grad_enabled():
+            # oneDNN's backward is some four to fifty times slower where the kernel is larger
+            # than the image, unless the padding is done by itself
+            padded = F.pad(x, [self.kernel // 2] * 4)
+            return F.conv2d(padded, self.weight, None, self.stride, 0, 1, self.groups)
+        return super().forward(x)
+
+
 class ConvNormAct(nn.Module):
     """Convolution, batch norm, activation: stem and head convolution."""
 
@@ -151,8 +167,8 @@ class ConvNormAct(nn.Module):
         self.bn = norm(width)
         self.act = _ACTIVATIONS[activation]
 
-    def forward(self, x: Tensor, domains: tuple[str, ...]) -> Tensor:
-        return self.act(self.bn(self.conv(x), domains))
+    def forward(self, x: Tensor, company: Company) -> Tensor:
+        return self.act(self.bn(self.conv(x), company))
 
 
 class InvertedResidual(nn.Module):
@@ -163,9 +179,7 @@ class InvertedResidual(nn.Module):
         width = layer.in_width * block.expansion
         self.conv_pw = nn.Conv2d(layer.in_width, width, 1, bias=False)
         self.bn1 = norm(width)
-        self.conv_dw = nn.Conv2d(
-            width, width, block.kernel, layer.stride, block.kernel // 2, groups=width, bias=False
-        )
+        self.conv_dw = DepthwiseConv(width, block.kernel, layer.stride)
         self.bn2 = norm(width)
         self.se = SqueezeExcite(width) if block.squeeze_excite else nn.Identity()
         self.conv_pwl = nn.Conv2d(width, layer.width, 1, bias=False)
@@ -173,10 +187,10 @@ class InvertedResidual(nn.Module):
         self.act = _ACTIVATIONS[layer.activation]
         self.has_skip = layer.stride == 1 and layer.in_width == layer.width
 
-    def forward(self, x: Tensor, domains: tuple[str, ...]) -> Tensor:
+    def forward(self, x: Tensor, company: Company) -> Tensor:
         shortcut = x
-        x = self.act(self.bn1(self.conv_pw(x), domains))
-        x = self.act(self.bn2(self.conv_dw(x), domains))
+        x = self.act(self.bn1(self.conv_pw(x), company))
+        x = self.act(self.bn2(self.conv_dw(x), company))
         x = self.se(x)
-        x = self.bn3(self.conv_pwl(x), domains)
+        x = self.bn3(self.conv_pwl(x), company)
         return x + shortcut if self.has_skip else x

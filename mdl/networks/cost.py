@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mdl.networks.blocks import BATCH_NORMS, domain_key
+from mdl.networks.blocks import BATCH_NORMS, Company, norm_parameters
 from mdl.networks.multipath import HEAD, STEM, MultiPathNetwork, Node, _build, path_nodes
 from mdl.space.search_space import ZERO, Path, SearchSpace
 
@@ -35,12 +35,7 @@ class Parameters:
 def count_parameters(network: MultiPathNetwork) -> Parameters:
     """Parameters of a network, by kind; works on meta tensors too."""
     heads = sum(p.numel() for p in network.heads.parameters())
-    norm = sum(
-        p.numel()
-        for module in network.nodes.modules()
-        if isinstance(module, tuple(BATCH_NORMS.values()))
-        for p in module.parameters()
-    )
+    norm = sum(p.numel() for p in norm_parameters(network))
     total = sum(p.numel() for p in network.parameters())
     return Parameters(total - heads - norm, norm, heads)
 
@@ -103,7 +98,7 @@ def _node_macs(space: SearchSpace, image_size: int) -> dict[Node, int]:
 def _measure(module: nn.Module, x: Tensor) -> tuple[int, Tensor]:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         # two images: batch norm refuses to normalise one value by itself
-        y = module(torch.cat([x, x]), ("one",))
+        y = module(torch.cat([x, x]), Company(("one",), (2,)))
     return counter.get_total_flops() // 4, y[:1]  # 2 operations per multiply-add, 2 images
 
 
@@ -132,6 +127,3 @@ def macs_of_one_image(
                 prefixes.add(prefix)
                 total += table._nodes[nodes[end - 1]]
     return total
-
-
-__all__ = ["CostTable", "Parameters", "count_parameters", "domain_key"]

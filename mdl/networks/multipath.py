@@ -10,12 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 
-from mdl.networks.blocks import BATCH_NORMS, ConvNormAct, InvertedResidual, Norm, domain_key
+from mdl.networks.blocks import (
+    BATCH_NORMS,
+    Company,
+    ConvNormAct,
+    DomainBatchNorm,
+    InvertedResidual,
+    Norm,
+    domain_key,
+)
 from mdl.space.search_space import ZERO, Block, Layer, Path, SearchSpace
 
 STEM, HEAD = "stem", "head"
@@ -71,15 +79,16 @@ def path_users(space: SearchSpace, paths: Mapping[str, Path], private: bool = Fa
 
 @dataclass(frozen=True)
 class _Group:
-    """Features of several domains, interleaved: row i * G + g is image i of domain g."""
+    """Features of several domains, one domain's images after the other's."""
 
-    domains: tuple[str, ...]
-    features: Tensor  # [n * G, C, H, W]
+    company: Company
+    features: Tensor  # [n_1 + ... + n_G, C, H, W]
 
-    def of(self, domain: str) -> Tensor:
-        """[n, C, H, W], a view."""
-        apart: Tensor = self.features.unflatten(0, (-1, len(self.domains)))
-        return apart.select(1, self.domains.index(domain))
+    @cached_property
+    def parts(self) -> dict[str, Tensor]:
+        """Domain -> its features, a view. One split for all: its gradient is one `cat`."""
+        split = self.features.split(self.company.counts)
+        return dict(zip(self.company.domains, split, strict=True))
 
 
 class MultiPathNetwork(nn.Module):
@@ -120,10 +129,9 @@ class MultiPathNetwork(nn.Module):
         """Images [n, 3, H, W] per domain -> logits [n, classes] per domain.
 
         paths: the path of each domain among `images`. Each node is called once for all domains
-        that visit it with the same number and size of images; a layer that a path skips costs
-        nothing.
+        that visit it with images of the same size; a layer that a path skips costs nothing.
         """
-        groups = {domain: _Group((domain,), x) for domain, x in images.items()}
+        groups = {d: _Group(Company((d,), (len(x),)), x) for d, x in images.items()}
         self._visit({domain: self._node(-1, STEM, domain) for domain in images}, groups)
         for layer in self.space.layers:
             visits = {
@@ -136,39 +144,56 @@ class MultiPathNetwork(nn.Module):
         self._visit({domain: self._node(head, HEAD, domain) for domain in images}, groups)
         return self._classify(groups)
 
+    @torch.no_grad()
+    def inherit(self, other: MultiPathNetwork) -> None:
+        """Copies the weights of the nodes, and the users of them, that both networks have."""
+        theirs = dict(other.nodes.named_modules())
+        for name, module in self.nodes.named_modules():
+            if name not in theirs:
+                continue
+            if isinstance(module, DomainBatchNorm):
+                module.inherit(theirs[name])
+            else:
+                own = dict(module.named_parameters(recurse=False))
+                for key, parameter in theirs[name].named_parameters(recurse=False):
+                    own[key].copy_(parameter)
+        for domain, head in self.heads.items():
+            if domain in other.heads:
+                head.load_state_dict(other.heads[domain].state_dict())
+
     def _node(self, layer: int, block: Block | str, domain: str) -> str:
         return Node(layer, block, domain if self.private else None).key
 
     def _visit(self, visits: Mapping[str, str], groups: dict[str, _Group]) -> None:
-        """Calls each visited node once per number and size of images, and regroups."""
+        """Calls each visited node once per size of images, and regroups."""
         together: dict[tuple[str, torch.Size], list[str]] = {}
         for domain, key in visits.items():
-            shape = groups[domain].of(domain).shape
-            together.setdefault((key, shape), []).append(domain)
+            size = groups[domain].features.shape[2:]
+            together.setdefault((key, size), []).append(domain)
         for (key, _), members in together.items():
             group = _gather(tuple(members), groups)
-            features = self.nodes[key](group.features, group.domains)
+            features = self.nodes[key](group.features, group.company)
+            after = _Group(group.company, features)
             for domain in members:
-                groups[domain] = _Group(group.domains, features)
+                groups[domain] = after
 
     def _classify(self, groups: Mapping[str, _Group]) -> dict[str, Tensor]:
         logits = {}
-        for group in dict.fromkeys(groups.values()):
-            pooled = _Group(group.domains, group.features.mean((2, 3)))
-            for domain in group.domains:
-                logits[domain] = self.heads[domain_key(domain)](pooled.of(domain))
+        for group in {id(group): group for group in groups.values()}.values():
+            pooled = _Group(group.company, group.features.mean((2, 3)))
+            for domain, features in pooled.parts.items():
+                logits[domain] = self.heads[domain_key(domain)](features)
         return {domain: logits[domain] for domain in groups}
 
 
 def _gather(members: tuple[str, ...], groups: Mapping[str, _Group]) -> _Group:
     """The features of `members` as one group; without a copy where they are one already."""
     group = groups[members[0]]
-    if group.domains == members:
+    if group.company.domains == members:
         return group
-    parts = [groups[domain].of(domain) for domain in members]
-    if len(parts) == 1:
-        return _Group(members, parts[0].contiguous())
-    return _Group(members, torch.stack(parts, 1).flatten(0, 1))
+    parts = [groups[domain].parts[domain] for domain in members]
+    company = Company(members, tuple(len(part) for part in parts))
+    return _Group(company, parts[0] if len(parts) == 1 else torch.cat(parts))
 
 
 def _build(space: SearchSpace, node: Node, norm: Norm) -> nn.Module:

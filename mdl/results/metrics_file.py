@@ -21,8 +21,7 @@ class MetricsFile(Logger):
     def __init__(self, file: Path, from_step: int) -> None:
         super().__init__()
         self.file = file
-        if rank_zero_only.rank == 0:
-            self._drop_after(from_step)
+        self._drop_after(from_step)
 
     @property
     def name(self) -> str:
@@ -42,6 +41,7 @@ class MetricsFile(Logger):
         with self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": step} | metrics) + "\n")
 
+    @rank_zero_only
     def _drop_after(self, step: int) -> None:
         kept = [line for line in read_metrics(self.file) if line["step"] <= step]
         beside = self.file.with_name(f".{self.file.name}.partial")
@@ -50,7 +50,7 @@ class MetricsFile(Logger):
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
-    """The records in their order; a last line that a killed process left half-written is left out."""
+    """The records in their order, without a last line that a killed process left half-written."""
     if not file.is_file():
         return []
     records = []

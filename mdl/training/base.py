@@ -32,6 +32,8 @@ class MultiDomainModule(L.LightningModule):
     record_interval: steps between two records of the training quantities.
     """
 
+    norm_momentum = True  # see `weight_optimizer`
+
     domain_weights: Tensor
     domain_losses: Tensor
     nonfinite_step: Tensor
@@ -125,7 +127,9 @@ class MultiDomainModule(L.LightningModule):
             )
 
     def configure_optimizers(self) -> Any:
-        optimizer = weight_optimizer(self.network, self.learning_rate, self.weight_decay)
+        optimizer = weight_optimizer(
+            self.network, self.learning_rate, self.weight_decay, self.norm_momentum
+        )
         schedule = warmup_cosine(optimizer, self.warmup_steps, self.total_steps)
         return {
             "optimizer": optimizer,

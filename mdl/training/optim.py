@@ -10,17 +10,30 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from mdl.networks.blocks import norm_parameters
 
-def weight_optimizer(network: nn.Module, learning_rate: float, weight_decay: float) -> Optimizer:
-    """AdamW; weight decay on convolutions and heads, not on norms and biases."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if p.ndim > 1]
-    others = [p for p in parameters if p.ndim <= 1]
+BETA1, BETA2 = 0.9, 0.999
+
+
+def weight_optimizer(
+    network: nn.Module, learning_rate: float, weight_decay: float, norm_momentum: bool = True
+) -> Optimizer:
+    """AdamW; weight decay on convolutions and heads, not on norms and biases.
+
+    norm_momentum: whether the norms' steps have momentum. In a super-network they must not: it
+    would go on moving the rows of domains that a step does not lead through the node.
+    """
+    norms = norm_parameters(network)
+    known = {id(parameter) for parameter in norms}
+    others = [p for p in network.parameters() if p.requires_grad and id(p) not in known]
+    beta1 = BETA1 if norm_momentum else 0.0
     groups = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": norms, "weight_decay": 0.0, "betas": (beta1, BETA2)},
     ]
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(BETA1, BETA2), fused=True)
 
 
 def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:

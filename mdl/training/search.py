@@ -75,6 +75,8 @@ class SearchModule(MultiDomainModule):
         self.register_buffer("target_macs", target * cost.mean_path_macs(), persistent=False)
         self.search_records: dict[str, Tensor] = {}
 
+    norm_momentum = False
+
     choice_macs: Tensor
     fixed_macs: Tensor
     target_macs: Tensor

@@ -81,7 +81,10 @@ def test_work_after_paths_part_is_not_common(space: SearchSpace) -> None:
 
 
 def test_parameters_are_counted_alike_on_meta_tensors(space: SearchSpace) -> None:
-    paths = {"birds": space.uniform_path(Block(3, 2, False)), "cars": space.random_path(random.Random(1))}
+    paths = {
+        "birds": space.uniform_path(Block(3, 2, False)),
+        "cars": space.random_path(random.Random(1)),
+    }
     real = count_parameters(MultiPathNetwork(space, path_users(space, paths), CLASSES))
     with torch.device("meta"):
         meta = count_parameters(MultiPathNetwork(space, path_users(space, paths), CLASSES))

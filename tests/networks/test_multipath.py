@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mdl.networks.blocks import DomainBatchNorm
+from mdl.networks.blocks import Company, DepthwiseConv, DomainBatchNorm
 from mdl.networks.cost import count_parameters
 from mdl.networks.multipath import (
     MultiPathNetwork,
@@ -18,6 +18,7 @@ from mdl.networks.multipath import (
     supernet_users,
 )
 from mdl.space.search_space import ZERO, Block, Path, SearchSpace
+from mdl.training.optim import weight_optimizer
 
 CLASSES = {"birds": 3, "cars": 4, "train": 2}  # 'train' is a name that nn.Module has itself
 BATCH_NORMS = ("per_domain", "shared")
@@ -46,14 +47,6 @@ def derived(space: SearchSpace, paths: Mapping[str, Path], **options: object) ->
     return MultiPathNetwork(space, path_users(space, paths), CLASSES, **options)  # type: ignore[arg-type]
 
 
-def inherit(network: MultiPathNetwork, other: MultiPathNetwork) -> None:
-    """Copies the parameters that two networks have in common, by name."""
-    theirs = dict(other.named_parameters())
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            parameter.copy_(theirs[name])
-
-
 @pytest.mark.parametrize("batch_norm", BATCH_NORMS)
 @pytest.mark.parametrize("seed", range(4))
 def test_a_subnetwork_equals_the_supernetwork_on_its_paths_bitwise(
@@ -61,8 +54,10 @@ def test_a_subnetwork_equals_the_supernetwork_on_its_paths_bitwise(
 ) -> None:
     paths = draw_paths(space, seed)
     whole = supernet(space, batch_norm=batch_norm, running=False)
+    for parameter in whole.parameters():  # away from the identity that norms begin with
+        torch.nn.init.normal_(parameter, 1.0, 0.1)
     part = derived(space, paths, batch_norm=batch_norm, running=False)
-    inherit(part, whole)
+    part.inherit(whole)
     batch = images()
     for a, b in zip(whole(batch, paths).values(), part(batch, paths).values(), strict=True):
         assert torch.equal(a, b)
@@ -77,9 +72,14 @@ def test_private_copies_with_equal_weights_compute_what_shared_nodes_compute(
     theirs = dict(shared.named_parameters())
     with torch.no_grad():
         for name, parameter in bundle.named_parameters():
-            node, _, rest = name.removeprefix("nodes.").partition(".")
-            plain = name if name.startswith("heads") else f"nodes.{node.split('@')[0]}.{rest}"
-            parameter.copy_(theirs[plain])
+            node, _, owner_and_rest = name.removeprefix("nodes.").partition("@")
+            if name.startswith("heads"):
+                parameter.copy_(theirs[name])
+                continue
+            owner, _, rest = owner_and_rest.partition(".")
+            plain = theirs[f"nodes.{node}.{rest}"]
+            is_table = "bn" in rest
+            parameter.copy_(plain[[list(CLASSES).index(owner)]] if is_table else plain)
     batch = images()
     together, apart = shared(batch, paths), bundle(batch, paths)
     for domain in CLASSES:
@@ -142,23 +142,25 @@ def test_only_the_sampled_nodes_get_gradients(space: SearchSpace) -> None:
     visited = {n.key: d for d, p in paths.items() for n in path_nodes(space, p)}
     for key, node in network.nodes.items():
         for name, parameter in node.named_parameters():
-            assert (parameter.grad is not None) == (key in visited) or "@" in name
+            assert (parameter.grad is not None) == (key in visited), name
 
 
-def test_an_idle_domains_batch_norm_gets_no_gradient(space: SearchSpace) -> None:
-    block = space.layers[0].blocks[0]
-    other = space.layers[0].blocks[1]
+def test_an_idle_domains_batch_norm_stays_as_it_is(space: SearchSpace) -> None:
+    """Also by what the optimizer remembers of the steps before."""
+    block, other = space.layers[0].blocks[:2]
     rest = tuple(layer.blocks[0] for layer in space.layers[1:])
-    paths = {"birds": (block, *rest), "cars": (block, *rest), "train": (other, *rest)}
+    everyone = dict.fromkeys(CLASSES, (block, *rest))
+    without = everyone | {"train": (other, *rest)}
     network = supernet(space, running=False)
-    sum(out.sum() for out in network(images(), paths).values()).backward()
+    optimizer = weight_optimizer(network, 0.01, 0.1, norm_momentum=False)
     norm = network.nodes[Node(0, block).key].bn1
-    assert isinstance(norm, DomainBatchNorm)
-    assert {d: norm.weight[f"@{d}"].grad is not None for d in CLASSES} == {
-        "birds": True,
-        "cars": True,
-        "train": False,
-    }
+    for paths in (everyone, everyone, without):
+        before = norm.weight.detach().clone()
+        optimizer.zero_grad()
+        sum(out.square().sum() for out in network(images(), paths).values()).backward()
+        optimizer.step()
+        moved = (norm.weight != before).any(1)
+    assert moved.tolist() == [True, True, False]
 
 
 def test_every_parameter_of_a_derived_network_is_used(space: SearchSpace) -> None:
@@ -220,17 +222,34 @@ def test_evaluation_uses_the_running_statistics_of_the_domain(space: SearchSpace
 def test_a_domain_batch_norm_equals_one_batch_norm_per_domain() -> None:
     norm = DomainBatchNorm(5, ("a", "b"), running=True)
     singles = {d: torch.nn.BatchNorm2d(5) for d in "ab"}
-    x = {d: torch.randn(4, 5, 3, 3) * 2 + i for i, d in enumerate("ab")}
-    mixed = torch.stack([x["a"], x["b"]], 1).flatten(0, 1)
-    normal = norm(mixed, ("a", "b")).unflatten(0, (4, 2))
+    x = {"a": torch.randn(4, 5, 3, 3) * 2, "b": torch.randn(6, 5, 3, 3) + 1}
+    parts = norm(torch.cat(list(x.values())), Company(("a", "b"), (4, 6))).split((4, 6))
     for row, domain in enumerate("ab"):
-        assert torch.allclose(normal[:, row], singles[domain](x[domain]), atol=1e-6)
+        assert torch.allclose(parts[row], singles[domain](x[domain]), atol=1e-6)
         for name in ("running_mean", "running_var"):
             ours, theirs = getattr(norm, name)[row], getattr(singles[domain], name)
             assert torch.allclose(ours, theirs, atol=1e-6)
-    norm(x["b"] + 7, ("b",))  # a subset of the users updates its own rows alone
+    norm(x["b"] + 7, Company(("b",), (6,)))  # a subset of the users updates its own rows alone
     assert torch.allclose(norm.running_mean[0], singles["a"].running_mean, atol=1e-6)
     assert not torch.allclose(norm.running_mean[1], singles["b"].running_mean, atol=1e-3)
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("side", [1, 2, 4, 8])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_depthwise_convolution_is_one_with_padding_on_any_size(
+    kernel: int, side: int, stride: int
+) -> None:
+    conv = DepthwiseConv(6, kernel, stride).double()
+    plain = torch.nn.Conv2d(6, 6, kernel, stride, kernel // 2, groups=6, bias=False).double()
+    plain.load_state_dict(conv.state_dict())
+    x = torch.randn(3, 6, side, side).double()
+    for module in (conv, plain):
+        module(x).square().sum().backward()
+    assert torch.allclose(conv(x), plain(x))
+    assert torch.allclose(conv.weight.grad, plain.weight.grad)
+    with torch.no_grad():
+        assert torch.allclose(conv(x), plain(x))
 
 
 def test_block_names_read_as_their_choices() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mdl.errors import UserError
+from mdl.networks.cost import count_parameters
 from mdl.networks.multipath import MultiPathNetwork, path_users
 from mdl.space.search_space import SearchSpace
 from mdl.training.accuracy import DomainAccuracy
@@ -109,12 +110,12 @@ def test_the_schedule_rises_linearly_and_falls_as_a_cosine(space: SearchSpace) -
 
 def test_norms_and_biases_do_not_decay(space: SearchSpace) -> None:
     network = module(space).network
-    decayed, others = weight_optimizer(network, 0.1, 0.05).param_groups
-    assert decayed["weight_decay"] == 0.05
-    assert others["weight_decay"] == 0
-    assert {p.ndim for p in others["params"]} == {1}
-    count = len(decayed["params"]) + len(others["params"])
-    assert count == len(list(network.parameters()))
+    decayed, biases, norms = weight_optimizer(network, 0.1, 0.05).param_groups
+    assert [group["weight_decay"] for group in (decayed, biases, norms)] == [0.05, 0, 0]
+    assert {p.ndim for p in biases["params"]} == {1}
+    assert sum(p.numel() for p in norms["params"]) == count_parameters(network).norm
+    counts = [len(group["params"]) for group in (decayed, biases, norms)]
+    assert sum(counts) == len(list(network.parameters()))
 
 
 def test_accuracy_counts_each_labelled_image_once_in_any_batches() -> None:
@@ -123,7 +124,9 @@ def test_accuracy_counts_each_labelled_image_once_in_any_batches() -> None:
     whole, parts = DomainAccuracy(list(CLASSES)), DomainAccuracy(list(CLASSES))
     whole.update(logits, labels)
     for window in (slice(0, 4), slice(4, 11)):
-        parts.update({d: x[window] for d, x in logits.items()}, {d: x[window] for d, x in labels.items()})
+        parts.update(
+            {d: x[window] for d, x in logits.items()}, {d: x[window] for d, x in labels.items()}
+        )
     for name, values in whole.compute().items():
         assert torch.allclose(values, parts.compute()[name])
     known = labels["cars"] >= 0

@@ -36,7 +36,9 @@ SETTINGS = {
 }
 
 
-def module(space: SearchSpace, classes: dict[str, int] = CLASSES, **changes: object) -> SearchModule:
+def module(
+    space: SearchSpace, classes: dict[str, int] = CLASSES, **changes: object
+) -> SearchModule:
     network = MultiPathNetwork(space, supernet_users(space, list(classes)), classes, running=False)
     controllers = Controllers(space, list(classes))
     cost = CostTable(space, 8, classes)
@@ -76,7 +78,9 @@ def state(part: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def changed(part: nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
-    return {name for name, value in part.state_dict().items() if not torch.equal(value, before[name])}
+    return {
+        name for name, value in part.state_dict().items() if not torch.equal(value, before[name])
+    }
 
 
 def test_one_batch_is_one_step(space: SearchSpace, tmp_path: Path) -> None:
@@ -165,7 +169,9 @@ class Planted(nn.Module):
         for domain, x in images.items():
             taken = [
                 layer.blocks.index(block)
-                for layer, block in zip(self.search.controllers.space.layers, paths[domain], strict=True)
+                for layer, block in zip(
+                    self.search.controllers.space.layers, paths[domain], strict=True
+                )
             ]
             wanted = self.planted[domain]
             share = sum(a == b for a, b in zip(taken, wanted, strict=True)) / len(wanted)

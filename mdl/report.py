@@ -1,0 +1,84 @@
+"""What runs cost, gained and found: a page, its pictures, and a table.
+
+    python -m mdl.report RUN [RUN ...] [--pair DOMAIN DOMAIN]
+
+RUN is the run folder of a search or a retraining, e.g. runs/mpnas_retrain. Writes report.html
+(one file, opens anywhere), report.md and figures/ into the first one; a retraining's search is
+shown too. Training is not touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from mdl.console import phase_bar, run_command
+from mdl.errors import UserError, nearest
+from mdl.results.chance import chance_remarks
+from mdl.results.network_tables import bundle_table, network_table
+from mdl.results.page import Page, build_page
+from mdl.results.run import Run, read_runs, read_searches
+from mdl.run_folder import RunFolder, write_beside
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = _parser().parse_args(arguments)
+    runs = read_runs(options.runs)
+    pair = _check_pair(options.pair, runs[0])
+    page = build_page(runs, read_searches(runs), pair)
+    files = write_page(page, runs[0].folder)
+    console = Console()
+    network_table(runs).print(console)
+    bundle_table(runs[0]).print(console)
+    for remark in chance_remarks(runs):
+        print(remark)
+    for file in files:
+        print(file)
+
+
+def write_page(page: Page, folder: RunFolder) -> list[Path]:
+    """Writes the pictures, then the pages that show them; gives the pages and the folder."""
+    with phase_bar("pictures", len(page.pictures)) as advance:
+        for picture in page.pictures:
+            picture.write(folder.figures_dir)
+            advance(1)
+    pages = [folder.path / f"report.{kind}" for kind in ("html", "md")]
+    for file in pages:
+        write_beside(file, page.render(file.suffix.removeprefix(".")))
+    return [*pages, folder.figures_dir]
+
+
+def _check_pair(pair: Sequence[str] | None, run: Run) -> tuple[str, str] | None:
+    """Raises UserError where the pair is not two different domains of the run."""
+    if pair is None:
+        return None
+    known = list(run.architecture.domains)
+    for domain in pair:
+        if domain not in known:
+            raise UserError(
+                f"--pair names '{domain}', which is no domain of {run.label}; "
+                f"{nearest(domain, known)}"
+            )
+    one, other = pair
+    if one == other:
+        raise UserError(f"--pair names '{one}' twice; expected two domains of {run.label}.")
+    return one, other
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mdl.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--pair", nargs=2, metavar="DOMAIN")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,47 @@
+"""A table of texts, printed, written to a page, or both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import rich.table
+from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of texts, the first column names.
+
+    note: what a reader has to know of the numbers.
+    in_words: whether the other columns hold words, not numbers.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    note: str = ""
+    in_words: bool = False
+
+    @property
+    def justify(self) -> list[str]:
+        """Of each column."""
+        return ["left", *["left" if self.in_words else "right"] * (len(self.columns) - 1)]
+
+    def print(self, console: Console) -> None:
+        table = rich.table.Table(title=self.title)
+        for column, justify in zip(self.columns, self.justify, strict=True):
+            look: dict[str, Any] = {"justify": justify}
+            table.add_column(column, **look)
+        for row in self.rows:
+            table.add_row(*row)
+        console.print(table)
+
+
+def percent(accuracy: float | None) -> str:
+    return "-" if accuracy is None else f"{100 * accuracy:.1f}"
+
+
+def giga(macs: int) -> str:
+    """Three digits that count: 0.0123, 1.23, 123."""
+    return f"{macs / 1e9:#.3g}".rstrip(".")
