@@ -12,7 +12,7 @@ import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,8 +29,6 @@ NO_LABEL = -1  # an image without a label, or a broken one: not counted in a sco
 NUM_DRAWS = 3  # uniform numbers per image: where to crop (2), whether to flip
 
 _log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 class Sample(NamedTuple):
@@ -190,6 +188,43 @@ class TrainingSteps(Dataset[dict[str, dict[str, Part]]]):
         return parts
 
 
+@dataclass(frozen=True)
+class _Parcel:
+    """Parts of a step as they travel between processes: one tensor of each kind for all.
+
+    Sixty tensors a step would cost more time on their way than it takes to decode them.
+    """
+
+    whole: Sample
+    counts: list[int]
+    broken: list[list[str]]
+    names: list[tuple[str, ...]]
+
+    @classmethod
+    def of(cls, parts: Mapping[tuple[str, ...], Part]) -> _Parcel:
+        samples = [part.sample for part in parts.values()]
+        whole = Sample(*(torch.cat(kind) for kind in zip(*samples, strict=True)))
+        broken = [part.broken for part in parts.values()]
+        return cls(whole, [len(sample.labels) for sample in samples], broken, list(parts))
+
+    def open(self) -> dict[tuple[str, ...], Part]:
+        kinds = zip(*(kind.split(self.counts) for kind in self.whole), strict=True)
+        parts = (Part(Sample(*of), b) for of, b in zip(kinds, self.broken, strict=True))
+        return dict(zip(self.names, parts, strict=True))
+
+
+def _send_training(parts: Any) -> _Parcel:
+    return _Parcel.of({(s, d): part for s, of in parts.items() for d, part in of.items()})
+
+
+def _send_evaluation(parts: Any) -> _Parcel:
+    # a rank may have no image left where another still has some
+    return _Parcel.of({(d,): part for d, part in parts.items()}) if parts else _NOTHING
+
+
+_NOTHING = _Parcel(Sample(*(torch.empty(0) for _ in range(3))), [], [], [])
+
+
 class TrainingFeed:
     """One pool of workers, from which the streams of all domains take their turns."""
 
@@ -198,8 +233,8 @@ class TrainingFeed:
     ) -> None:
         self._steps, self._first_step, self._workers = steps, first_step, workers
         self._broken = broken
-        self._iterator: Iterator[dict[str, dict[str, Part]]] | None = None
-        self._waiting: dict[tuple[str, str], Part] = {}
+        self._iterator: Iterator[_Parcel] | None = None
+        self._waiting: dict[tuple[str, ...], Part] = {}
 
     def streams(self) -> dict[str, dict[str, DomainStream]]:
         """Stream -> domain -> iterable, for a CombinedLoader."""
@@ -212,7 +247,7 @@ class TrainingFeed:
         """Begins at the first step again."""
         self._iterator, self._waiting = None, {}
 
-    def _start(self) -> Iterator[dict[str, dict[str, Part]]]:
+    def _start(self) -> Iterator[_Parcel]:
         """Starts the workers: once for all streams, when the first of them is asked."""
         loader = DataLoader(
             self._steps,
@@ -220,7 +255,7 @@ class TrainingFeed:
             batch_size=None,
             num_workers=self._workers,
             prefetch_factor=4 if self._workers else None,
-            collate_fn=_as_is,
+            collate_fn=_send_training,
         )
         return iter(loader)
 
@@ -229,8 +264,7 @@ class TrainingFeed:
         if not self._waiting:
             if self._iterator is None:
                 self._iterator = self._start()
-            parts = next(self._iterator)
-            self._waiting = {(s, d): p for s, of in parts.items() for d, p in of.items()}
+            self._waiting = next(self._iterator).open()
         part = self._waiting.pop((stream, domain))
         if part.broken:
             self._broken.add(domain, part.broken)
@@ -306,13 +340,14 @@ class EvaluationStream:
             shuffle=False,
             batch_size=None,
             num_workers=self._workers,
-            collate_fn=_as_is,
+            collate_fn=_send_evaluation,
         )
-        for parts in loader:
-            for domain, part in parts.items():
+        for parcel in loader:
+            parts = parcel.open()
+            for (domain,), part in parts.items():
                 if part.broken:
                     self._broken.add(domain, part.broken)
-            yield {domain: part.sample for domain, part in parts.items()}
+            yield {domain: part.sample for (domain,), part in parts.items()}
 
 
 def training_images(
@@ -340,7 +375,3 @@ class _Count:
 
     def __iter__(self) -> Iterator[int]:
         return itertools.count(self._first)
-
-
-def _as_is(item: T) -> T:
-    return item
