@@ -25,7 +25,7 @@ from mdl.networks.cost import CostTable
 from mdl.networks.multipath import MultiPathNetwork, path_users, supernet_users
 from mdl.recipe import Recipe, SpaceRecipe
 from mdl.results.dashboard import wandb_logger
-from mdl.results.metrics_file import MetricsFile
+from mdl.results.metrics_logger import MetricsFile
 from mdl.run_folder import RunFolder, identity
 from mdl.space.architecture import Architecture
 from mdl.space.search_space import SearchSpace, Stage

@@ -18,7 +18,7 @@ from mdl.assembly import build_callbacks, build_data, build_retrain, find_domain
 from mdl.console import run_command
 from mdl.data.domains import SPLITS
 from mdl.errors import UserError
-from mdl.results.summary import print_scores
+from mdl.results.summary import score_table
 from mdl.run_folder import RunFolder
 from mdl.scoring import choose_checkpoint, write_scores
 from mdl.space.architecture import Architecture
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     scores = write_scores(recipe, folder, module, data, trainer, [options.split], checkpoint)
     shown = {options.split: scores["splits"][options.split]}
-    print_scores(shown, f"{recipe.name}, {checkpoint}")
+    score_table(shown, f"{recipe.name}, {checkpoint}").print()
     print(f"Next: python -m mdl.report {options.run}")
 
 

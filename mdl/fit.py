@@ -31,8 +31,9 @@ from mdl.data.embedded import ROOT as EMBEDDED_ROOT
 from mdl.recipe import Recipe, dump_recipe, load_recipe
 from mdl.results.costs import compare_costs
 from mdl.results.dashboard import finish as finish_dashboard
-from mdl.results.metrics_file import last_values
-from mdl.results.summary import print_costs, print_paths, print_scores
+from mdl.results.dashboard import log_pictures
+from mdl.results.metrics import last_values
+from mdl.results.summary import cost_table, path_table, score_table
 from mdl.run_folder import RunFolder
 from mdl.scoring import choose_checkpoint, scored_splits, write_scores
 from mdl.space.architecture import Architecture
@@ -106,8 +107,10 @@ def _write_product(recipe: Recipe, fitted: Fitted) -> None:
             "image_size": recipe.data.image_size,
             "num_classes": module.num_classes,
         }
+        architecture = module.architecture(source)
         if fitted.trainer.is_global_zero:
-            module.architecture(source).write(folder.architecture_file)
+            architecture.write(folder.architecture_file)
+            log_pictures(fitted.trainer.loggers, architecture)
     elif isinstance(module, RetrainModule):
         splits, best = scored_splits(data.domains), choose_checkpoint(folder)
         write_scores(recipe, folder, module, data, fitted.trainer, splits, best)
@@ -131,12 +134,13 @@ def print_product(recipe: Recipe, folder: RunFolder) -> None:
         architecture, num_classes, recipe.data.image_size, recipe.network.batch_norm
     )
     if recipe.phase == "search":
-        print_paths(architecture, last_values(folder.metrics_file, "search/entropy"))
-        print_costs(costs, f"{recipe.name}: {folder.architecture_file}")
+        path_table(architecture, last_values(folder.metrics_file, "search/entropy")).print()
+        cost_table(costs, "what they cost together").print()
+        print(f"Architecture: {folder.architecture_file}")
         print(f"Next: {_retrain_command(recipe, folder)}")
     else:
-        print_scores(folder.scores()["splits"], f"{recipe.name}: top-1 of the averaged weights")
-        print_costs(costs, "what it costs")
+        score_table(folder.scores()["splits"], f"{recipe.name}: averaged weights").print()
+        cost_table(costs, "what it costs").print()
         print(f"Next: python -m mdl.report {folder.path}")
 
 

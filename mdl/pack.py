@@ -13,15 +13,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from mdl.console import run_command
 from mdl.data.domains import SPLITS, Domain, read_domains
 from mdl.data.embedded import SEED, pack_generated
 from mdl.data.folders import read_folders
 from mdl.data.packing import DomainSource, pack_domains
 from mdl.errors import UserError
+from mdl.results.table import Table
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -35,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
         left = pack_generated(options.out, options.seed)
     for name in left:
         print(f"{name}: already packed in {options.out}, left as it is")
-    print_domains(options.out)
+    domain_table(options.out).print()
     print(
         "Next: python -m mdl.fit recipes/mpnas_search.yaml "
         f"data.root={options.out} name={options.out.name}"
@@ -54,16 +52,15 @@ def _folder_sources(root: Path, no_flip: Sequence[str]) -> list[DomainSource]:
     return [DomainSource(d.name, d.classes, d.images, d.name not in no_flip) for d in domains]
 
 
-def print_domains(root: Path) -> None:
+def domain_table(root: Path) -> Table:
     """A row per packed domain."""
-    table = Table(title=f"packed domains in {root}")
-    for column in ("domain", "classes", "train", "val", "test", "sides, px", "flip", "fit"):
-        table.add_column(column, justify="left" if column in ("domain", "fit") else "right")
+    rows = []
     for domain in read_domains(root).values():
         counts = [str(domain.splits[s].images) if s in domain.splits else "-" for s in SPLITS]
         classes, flip = str(len(domain.classes)), "yes" if domain.flip else "no"
-        table.add_row(domain.name, classes, *counts, _sides(domain), flip, domain.fit)
-    Console().print(table)
+        rows.append([domain.name, classes, *counts, _sides(domain), flip, domain.fit])
+    columns = ["domain", "classes", *SPLITS, "sides, px", "flip", "fit"]
+    return Table(f"packed domains in {root}", columns, rows)
 
 
 def _sides(domain: Domain) -> str:

@@ -14,8 +14,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from mdl.console import phase_bar, run_command
 from mdl.errors import UserError, nearest
 from mdl.results.chance import chance_remarks
@@ -31,9 +29,8 @@ def main(arguments: Sequence[str]) -> None:
     pair = _check_pair(options.pair, runs[0])
     page = build_page(runs, read_searches(runs), pair)
     files = write_page(page, runs[0].folder)
-    console = Console()
-    network_table(runs).print(console)
-    bundle_table(runs[0]).print(console)
+    network_table(runs).print()
+    bundle_table(runs[0]).print()
     for remark in chance_remarks(runs):
         print(remark)
     for file in files:

@@ -153,6 +153,8 @@ def check_name(name: str) -> None:
             f"'{name}' cannot be the name of a domain; expected letters, digits, '_' and '-', "
             "a letter or digit first. Rename the folder."
         )
+    if name == "mean":
+        raise UserError("'mean' cannot be the name of a domain: records name their mean so.")
 
 
 def read_domains(root: Path, names: Sequence[str] | None = None) -> dict[str, Domain]:

@@ -13,6 +13,10 @@ os.environ.setdefault("WANDB_SILENT", "true")
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from mdl.results.figures import similarity_figure
+from mdl.results.path_map import path_map_figure
+from mdl.space.architecture import Architecture
+
 
 def wandb_logger(run_dir: Path, name: str, project: str, mode: str) -> WandbLogger | None:
     """The logger of a run; None where it is disabled.
@@ -24,7 +28,7 @@ def wandb_logger(run_dir: Path, name: str, project: str, mode: str) -> WandbLogg
         mode = os.environ.get("WANDB_MODE") or _mode_by_login()
     if mode == "disabled":
         return None
-    return WandbLogger(
+    logger = WandbLogger(
         name=name,
         project=project,
         id=_stored_id(run_dir),
@@ -34,6 +38,21 @@ def wandb_logger(run_dir: Path, name: str, project: str, mode: str) -> WandbLogg
         mode=mode,
         settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
     )
+    # Lightning passes it on although W&B dropped it, and W&B then warns of it
+    logger._wandb_init.pop("anonymous", None)
+    return logger
+
+
+def log_pictures(loggers: Iterable[Logger], architecture: Architecture) -> None:
+    """The similarity matrix and the map of the paths, to W&B."""
+    paths = architecture.paths
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            pictures = {
+                "architecture/similarity": similarity_figure(paths),
+                "architecture/path_map": path_map_figure(architecture.space, paths),
+            }
+            logger.experiment.log({key: wandb.Image(of) for key, of in pictures.items()})
 
 
 def finish(loggers: Iterable[Logger]) -> None:

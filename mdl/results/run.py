@@ -13,7 +13,7 @@ from mdl.data.domains import read_domains
 from mdl.errors import UserError
 from mdl.recipe import Recipe
 from mdl.results.costs import Comparison, NetworkCost, compare_costs
-from mdl.results.metrics_file import series
+from mdl.results.metrics import series
 from mdl.run_folder import RunFolder
 from mdl.space.architecture import Architecture
 

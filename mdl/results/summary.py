@@ -5,68 +5,51 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from mdl.results.costs import Comparison, NetworkCost
+from mdl.results.table import Table, percent
 from mdl.space.architecture import Architecture, similarity
 from mdl.space.search_space import ZERO
 
 
-def print_costs(comparison: Comparison, title: str) -> None:
+def cost_table(comparison: Comparison, title: str) -> Table:
     """Parameters and multiply-adds of a network beside its alternatives."""
-    table = Table(title=title)
-    table.add_column("network")
-    for column in ("parameters", "ratio", "convolutions", "norm", "heads", "M multiply-adds"):
-        table.add_column(column, justify="right")
-    rows: list[tuple[str, NetworkCost]] = [
+    networks: list[tuple[str, NetworkCost]] = [
         ("this multi-path network", comparison.multi_path),
-        ("the same paths, nothing shared", comparison.separate),
-        (f"one path ({comparison.reference}), a head each", comparison.single_path),
+        ("same paths, nothing shared", comparison.separate),
+        (f"one path ({comparison.reference})", comparison.single_path),
     ]
-    for name, cost in rows:
+    rows = []
+    for name, cost in networks:
         of = cost.parameters
-        table.add_row(
-            name,
-            *(f"{of.total:,}", f"{comparison.ratio(cost):.2f}x"),
-            *(f"{of.convolutions:,}", f"{of.norm:,}", f"{of.heads:,}"),
-            f"{cost.macs / 1e6:.1f}",
-        )
-    Console().print(table)
+        counts = [f"{of.total:,}", f"{comparison.ratio(cost):.2f}x", f"{of.heads:,}"]
+        rows.append([name, *counts, f"{cost.macs / 1e6:.1f}"])
+    return Table(title, ["network", "parameters", "ratio", "in heads", "M macs"], rows)
 
 
-def print_paths(architecture: Architecture, entropies: Mapping[str, float]) -> None:
+def path_table(architecture: Architecture, entropies: Mapping[str, float]) -> Table:
     """A row per domain: how long its path is, and how alike to the others'."""
     scores = similarity(architecture.paths)
-    table = Table(title="paths found")
-    table.add_column("domain")
-    for column in ("layers used", "mean Jaccard with others", "entropy at the end, nats"):
-        table.add_column(column, justify="right")
+    rows = []
     for (domain, path), row in zip(architecture.paths.items(), scores, strict=True):
         used = sum(block != ZERO for block in path)
         others = (sum(row) - 1) / max(len(row) - 1, 1)
-        entropy = entropies.get(domain)
-        shown = "-" if entropy is None else f"{entropy:.2f}"
-        table.add_row(domain, f"{used} of {len(path)}", f"{others:.2f}", shown)
-    Console().print(table)
+        entropy = f"{entropies[domain]:.2f}" if domain in entropies else "-"
+        rows.append([domain, f"{used} of {len(path)}", f"{others:.2f}", entropy])
+    columns = ["domain", "layers used", "mean Jaccard", "entropy, nats per layer"]
+    return Table("paths found", columns, rows)
 
 
-def print_scores(splits: Mapping[str, Mapping[str, Any]], title: str) -> None:
+def score_table(splits: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """A row per domain: top-1 accuracy on each scored split."""
-    table = Table(title=title)
-    table.add_column("domain")
+    columns = ["domain"]
     for split in splits:
-        table.add_column(f"{split} top-1, %", justify="right")
-        table.add_column(f"{split} images", justify="right")
-    domains = list(next(iter(splits.values()))["accuracy"])
-    for domain in domains:
-        cells = []
+        columns += [f"{split} top-1, %", "images"]
+    rows = []
+    for domain in next(iter(splits.values()))["accuracy"]:
+        rows.append([domain])
         for scores in splits.values():
-            cells += [f"{100 * scores['accuracy'][domain]:.1f}", str(scores["images"][domain])]
-        table.add_row(domain, *cells)
-    means = []
+            rows[-1] += [percent(scores["accuracy"][domain]), str(scores["images"][domain])]
+    mean = ["mean"]
     for scores in splits.values():
-        means += [f"{100 * scores['mean']:.1f}", ""]
-    table.add_section()
-    table.add_row("mean", *means)
-    Console().print(table)
+        mean += [percent(scores["mean"]), ""]
+    return Table(title, columns, [*rows, mean])

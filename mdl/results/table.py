@@ -28,14 +28,14 @@ class Table:
         """Of each column."""
         return ["left", *["left" if self.in_words else "right"] * (len(self.columns) - 1)]
 
-    def print(self, console: Console) -> None:
+    def print(self, console: Console | None = None) -> None:
         table = rich.table.Table(title=self.title)
         for column, justify in zip(self.columns, self.justify, strict=True):
             look: dict[str, Any] = {"justify": justify}
             table.add_column(column, **look)
         for row in self.rows:
             table.add_row(*row)
-        console.print(table)
+        (console or Console()).print(table)
 
 
 def percent(accuracy: float | None) -> str:

@@ -141,8 +141,8 @@ class MultiDomainModule(L.LightningModule):
         """Whether the step that just ended is one whose quantities are recorded."""
         return self.global_step % self.record_interval == 0 or self.global_step == self.total_steps
 
-    def record(self, quantities: Mapping[str, Tensor]) -> None:
-        """Sends {'split/quantity': [domains]} to the loggers as 'split/quantity/domain'.
+    def record(self, quantities: Mapping[str, Tensor], log: bool = True) -> None:
+        """Keeps {'split/quantity': [domains]} as 'split/quantity/domain', and logs it.
 
         Adds the mean over domains. One transfer from the device for all of them.
         """
@@ -155,5 +155,5 @@ class MultiDomainModule(L.LightningModule):
             named |= {f"{quantity}/{d}": v for d, v in zip(self.domains, row, strict=True)}
             named[f"{quantity}/mean"] = sum(row) / len(row)
         self.records |= named
-        for logger in self.loggers:
+        for logger in self.loggers if log else ():
             logger.log_metrics(named, self.global_step)

@@ -69,11 +69,12 @@ class RetrainModule(MultiDomainModule):
         self._record_evaluation("val")
 
     def on_test_epoch_end(self) -> None:
-        self._record_evaluation(self.evaluated_split)
+        # the validation split has its curve; its score at the end is of the best checkpoint
+        self._record_evaluation(self.evaluated_split, log=self.evaluated_split == "test")
 
-    def _record_evaluation(self, split: str) -> None:
+    def _record_evaluation(self, split: str, log: bool = True) -> None:
         scores = self.evaluation.compute()
-        self.record({f"{split}/{quantity}": values for quantity, values in scores.items()})
+        self.record({f"{split}/{quantity}": of for quantity, of in scores.items()}, log)
         self.evaluation.reset()
 
     @torch.no_grad()

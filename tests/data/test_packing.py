@@ -220,7 +220,7 @@ def test_images_behind_the_end_of_a_cut_shard_are_broken_and_named(own: Path) ->
         cut.read(80)
 
 
-@pytest.mark.parametrize("name", ["", "a.b", "-x", "a/b", "a b"])
+@pytest.mark.parametrize("name", ["", "a.b", "-x", "a/b", "a b", "mean"])
 def test_a_name_that_cannot_be_a_domains_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be the name of a domain"):
         pack_domain(DomainSource(name, ["a"], {"train": coloured(1, 3)}, True), tmp_path, size=72)
