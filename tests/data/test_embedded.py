@@ -1,0 +1,42 @@
+"""The generated domains: worth learning, and the same everywhere."""
+
+import numpy as np
+import pytest
+
+from mdl.data.embedded import generated_domains
+from mdl.data.miniature import DOMAINS, miniature_image
+
+NAMES = [domain.name for domain in DOMAINS]
+
+
+def test_there_are_ten_of_sizes_twenty_times_apart() -> None:
+    sizes = [domain.images["train"] for domain in DOMAINS]
+    assert len(set(NAMES)) == 10
+    assert max(sizes) >= 20 * min(sizes)
+    assert len({domain.stands_for for domain in DOMAINS}) == 10
+
+
+@pytest.mark.parametrize("domain", DOMAINS, ids=NAMES)
+def test_an_image_is_a_function_of_its_place_and_the_seed(domain) -> None:  # type: ignore[no-untyped-def]
+    first, label = miniature_image(domain, "train", 5, 0)
+    miniature_image(domain, "val", 9, 0)
+    again, _ = miniature_image(domain, "train", 5, 0)
+    assert (np.asarray(first) == np.asarray(again)).all()
+    other, _ = miniature_image(domain, "train", 5, 1)
+    assert (np.asarray(first) != np.asarray(other)).any()
+    assert label == 5 % len(domain.classes)
+
+
+@pytest.mark.parametrize("domain", DOMAINS, ids=NAMES)
+def test_no_test_image_stands_in_the_training_split(domain) -> None:  # type: ignore[no-untyped-def]
+    train = {miniature_image(domain, "train", i, 0)[0].tobytes() for i in range(60)}
+    test = {miniature_image(domain, "test", i, 0)[0].tobytes() for i in range(60)}
+    assert len(train) == len(test) == 60
+    assert not train & test
+
+
+def test_labels_are_known_before_an_image_is_drawn() -> None:
+    for source in generated_domains():
+        for split, images in source.images.items():
+            labels = {image.label for image in images}
+            assert labels == set(range(len(source.classes))), (source.name, split)
