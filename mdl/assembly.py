@@ -151,11 +151,14 @@ def read_architecture(recipe: Recipe) -> Architecture:
 
 def build_callbacks(recipe: Recipe) -> list[L.Callback]:
     """The recipe's callbacks, by dotted name. Raises UserError where one cannot be made."""
-    return [_build_callback(name, of) for name, of in recipe.callbacks.items()]
+    wanted = {name: of for name, of in recipe.callbacks.items() if of is not None}
+    return [_build_callback(name, of) for name, of in wanted.items()]
 
 
-def _build_callback(name: str, settings: Mapping[str, Any]) -> L.Callback:
+def _build_callback(name: str, settings: Any) -> L.Callback:
     key = f"callbacks.{name}"
+    if not isinstance(settings, dict):
+        raise UserError(f"{key} is {settings!r}; expected {{class: dotted.name, ...}} or null.")
     arguments = dict(settings)
     dotted = str(arguments.pop("class", ""))
     module_name, _, class_name = dotted.rpartition(".")
@@ -176,7 +179,9 @@ def _build_callback(name: str, settings: Mapping[str, Any]) -> L.Callback:
     return callback
 
 
-def build_trainer(recipe: Recipe, folder: RunFolder, last_step: int) -> L.Trainer:
+def build_trainer(
+    recipe: Recipe, folder: RunFolder, callbacks: list[L.Callback], last_step: int
+) -> L.Trainer:
     """Lightning's trainer with the recipe's devices, callbacks and loggers."""
     trainer = recipe.trainer
     if trainer.threads is not None:
@@ -197,7 +202,7 @@ def build_trainer(recipe: Recipe, folder: RunFolder, last_step: int) -> L.Traine
         strategy=trainer.strategy,
         precision=trainer.precision,  # type: ignore[arg-type]  # a string that Lightning checks
         # balancers before the checkpoints, which then hold what they set
-        callbacks=[*build_callbacks(recipe), checkpoints],
+        callbacks=[*callbacks, checkpoints],
         logger=build_loggers(recipe, folder, last_step),
         plugins=[AtomicCheckpointIO()],
         val_check_interval=trainer.validation_interval,

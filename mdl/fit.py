@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import lightning as L
 
 from mdl.assembly import (
+    build_callbacks,
     build_data,
     build_retrain,
     build_search,
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
         print(dump_recipe(recipe), end="")
         return
     quiet()
-    folder = RunFolder.claim(recipe)
+    folder = RunFolder.of(recipe)
     if is_finished(recipe, folder):
         print(f"{folder.path} is finished: {recipe.trainer.max_steps} steps. Nothing to do.")
         print_product(recipe, folder)
@@ -80,13 +81,18 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
     if recipe.phase == "search":
         module = build_search(recipe, domains)
     else:
-        architecture = read_architecture(recipe)
+        # its own copy once it has begun: the search's may have been searched again since
+        own = folder.architecture_file
+        architecture = Architecture.read(own) if own.is_file() else read_architecture(recipe)
         module = build_retrain(recipe, domains, architecture)
-        architecture.write(folder.architecture_file)
     data = build_data(recipe, domains)
+    callbacks = build_callbacks(recipe)
+    folder.claim(recipe)
+    if recipe.phase == "retrain":
+        architecture.write(folder.architecture_file)
     last = folder.checkpoints_dir / LAST
     last_step = read_checkpoint(last, recipe)["global_step"] if last.is_file() else 0
-    trainer = build_trainer(recipe, folder, last_step)
+    trainer = build_trainer(recipe, folder, callbacks, last_step)
     fitted = Fitted(folder, module, data, trainer)
     try:
         trainer.fit(module, data, ckpt_path=last if last.is_file() else None)

@@ -102,7 +102,7 @@ class RetrainRecipe:
 class TrainerRecipe:
     max_steps: int = MISSING
     accelerator: str = "auto"
-    devices: Any = "auto"
+    devices: Any = 1  # a number, a list, or "auto"
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "32-true"  # or bf16-mixed
@@ -135,8 +135,8 @@ class Recipe:
     retrain: RetrainRecipe = field(default_factory=RetrainRecipe)
     trainer: TrainerRecipe = field(default_factory=TrainerRecipe)
     wandb: WandbRecipe = field(default_factory=WandbRecipe)
-    # name -> {class: dotted.name, **arguments}
-    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # name -> {class: dotted.name, **arguments}; name -> null takes one away
+    callbacks: dict[str, Any] = field(default_factory=dict)
 
 
 _CHOICES = {

@@ -63,8 +63,8 @@ class RunFolder:
         return self.path / "figures"
 
     @classmethod
-    def claim(cls, recipe: Recipe) -> RunFolder:
-        """The folder of a recipe's run, made if new.
+    def of(cls, recipe: Recipe) -> RunFolder:
+        """The folder of a recipe's run, which may not be there yet.
 
         Raises UserError where it belongs to another recipe: nothing is written over.
         """
@@ -76,9 +76,12 @@ class RunFolder:
                 f"{folder.path} holds files but no {RECIPE}: it is not the folder of a run. "
                 "Choose another with name=..."
             )
-        folder.checkpoints_dir.mkdir(parents=True, exist_ok=True)
-        write_beside(folder.recipe_file, dump_recipe(recipe))
         return folder
+
+    def claim(self, recipe: Recipe) -> None:
+        """Makes the folder this recipe's. To be called once the recipe has proved itself."""
+        self.checkpoints_dir.mkdir(parents=True, exist_ok=True)
+        write_beside(self.recipe_file, dump_recipe(recipe))
 
     @classmethod
     def find(cls, path: Path) -> RunFolder:

@@ -255,11 +255,12 @@ def test_an_architecture_of_another_space_or_other_domains_is_refused(
     with pytest.raises(UserError, match=r"another space: its space.head_width is 16.* 20"):
         fit.main([RETRAIN, *small_run, "space.head_width=20"])
     with pytest.raises(UserError, match="a path for domain 'cars', which the data lack"):
-        fit.main([RETRAIN, *small_run, "data.domains=[birds, types]", "name=two"])
+        fit.main([RETRAIN, *small_run, "data.domains=[birds, types]"])
     with pytest.raises(UserError, match="No architecture file at"):
-        fit.main([RETRAIN, *small_run, "architecture_file=none.json", "name=three"])
+        fit.main([RETRAIN, *small_run, "architecture_file=none.json"])
     with pytest.raises(UserError, match="names no architecture_file"):
-        fit.main([RETRAIN, *small_run, "architecture_file=null", "name=four"])
+        fit.main([RETRAIN, *small_run, "architecture_file=null"])
+    assert not run_of(small_run, "mpnas_retrain").exists()
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(

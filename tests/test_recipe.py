@@ -91,9 +91,15 @@ def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
         load_recipe([str(tmp_path / "bare.yaml")])
 
 
+def test_a_callback_can_be_taken_away() -> None:
+    kept = build_callbacks(load_recipe([SEARCH, "callbacks.abdp=null"]))
+    assert "ABDP" not in {type(callback).__name__ for callback in kept}
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("callbacks.abdp=off", "callbacks.abdp is False; expected {class: dotted.name"),
         ("callbacks.abdp.momentun=1", r"'callbacks.abdp.momentun'; did you mean 'momentum'\?"),
         ("callbacks.abdp.class=os.system", "expected a dotted name in mdl, callbacks, lightning"),
         ("callbacks.abdp.class=callbacks.abdp.ADBP", "which cannot be found"),

@@ -11,10 +11,21 @@ def recipe(tmp_path: Path, *overrides: str) -> Recipe:
     return load_recipe(["recipes/mpnas_search.yaml", f"runs_dir={tmp_path}", *overrides])
 
 
+def claimed(of: Recipe) -> RunFolder:
+    folder = RunFolder.of(of)
+    folder.claim(of)
+    return folder
+
+
+def test_a_recipe_that_has_not_proved_itself_leaves_no_folder(tmp_path: Path) -> None:
+    RunFolder.of(recipe(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_name_finds_the_folder_again(tmp_path: Path) -> None:
-    first = RunFolder.claim(recipe(tmp_path))
+    first = claimed(recipe(tmp_path))
     assert first.path == tmp_path / "mpnas_search"
-    assert RunFolder.claim(recipe(tmp_path)) == first
+    assert claimed(recipe(tmp_path)) == first
     assert first.recipe() == recipe(tmp_path)
 
 
@@ -30,23 +41,23 @@ def test_the_name_finds_the_folder_again(tmp_path: Path) -> None:
     ],
 )
 def test_where_and_how_fast_a_run_goes_is_no_change(tmp_path: Path, change: str) -> None:
-    RunFolder.claim(recipe(tmp_path))
-    RunFolder.claim(recipe(tmp_path, change))
+    claimed(recipe(tmp_path))
+    claimed(recipe(tmp_path, change))
     assert identity(recipe(tmp_path)) == identity(recipe(tmp_path, change))
 
 
 def test_a_changed_recipe_is_refused_with_the_difference(tmp_path: Path) -> None:
-    RunFolder.claim(recipe(tmp_path))
+    claimed(recipe(tmp_path))
     with pytest.raises(UserError, match=r"seed: 0 -> 5.*name=mpnas_search_2"):
-        RunFolder.claim(recipe(tmp_path, "seed=5"))
+        RunFolder.of(recipe(tmp_path, "seed=5"))
     with pytest.raises(UserError, match=r"callbacks.abdp.bound: None -> 2"):
-        RunFolder.claim(recipe(tmp_path, "callbacks.abdp.bound=2"))
+        RunFolder.of(recipe(tmp_path, "callbacks.abdp.bound=2"))
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mpnas_search").mkdir()
     (tmp_path / "mpnas_search" / "thesis.tex").write_text("all of it")
     with pytest.raises(UserError, match="not the folder of a run"):
-        RunFolder.claim(recipe(tmp_path))
+        claimed(recipe(tmp_path))
     with pytest.raises(UserError, match="not the folder of a run"):
         RunFolder.find(tmp_path)

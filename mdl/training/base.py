@@ -109,10 +109,18 @@ class MultiDomainModule(L.LightningModule):
 
     def weighted_sum(self, losses: Tensor) -> Tensor:
         """The one objective; notes the losses for balancers, and where one is not finite."""
-        self.domain_losses.copy_(losses.detach())
+        self.domain_losses.copy_(self._mean_over_ranks(losses.detach()))
         first = (self.nonfinite_step < 0) & ~self.domain_losses.isfinite()
         self.nonfinite_step.masked_fill_(first, self.global_step)
         return (self.domain_weights * losses).sum()
+
+    def _mean_over_ranks(self, values: Tensor) -> Tensor:
+        """What balancers see is the same on all ranks."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return values
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total / torch.distributed.get_world_size()
 
     def check_finite(self) -> None:
         """Raises UserError naming domain and step where a loss was not finite."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mdl.data.transforms import Batch
+from mdl.errors import UserError
 from mdl.networks.controller import Controllers
 from mdl.networks.cost import CostTable
 from mdl.networks.multipath import MultiPathNetwork
@@ -80,6 +81,13 @@ class SearchModule(MultiDomainModule):
     choice_macs: Tensor
     fixed_macs: Tensor
     target_macs: Tensor
+
+    def setup(self, stage: str) -> None:
+        if self.trainer.world_size > 1:
+            raise UserError(
+                f"A search runs on one device so far; this one was given "
+                f"{self.trainer.world_size}. Set trainer.devices=1 and trainer.num_nodes=1."
+            )
 
     def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> None:
         step = self.global_step
