@@ -45,7 +45,8 @@ class Runs:
         stages = [StageRecipe(**vars(stage)) for stage in space.stages]
         recipe.space = SpaceRecipe(space.stem_width, space.stem_stride, stages, space.head_width)
         recipe.space.kernels, recipe.space.expansions = [3, 5], [2]
-        folder = RunFolder.claim(recipe)
+        folder = RunFolder.of(recipe)
+        folder.claim(recipe)
         source = {"run": "a_search", "step": 20, "num_classes": {d: CLASSES[d] for d in paths}}
         Architecture(space, paths, source).write(folder.architecture_file)
         return folder
