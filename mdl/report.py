@@ -35,6 +35,7 @@ def main(arguments: Sequence[str]) -> None:
         print(remark)
     for file in files:
         print(file)
+    print(f"Next: open {files[0]} in a browser")
 
 
 def write_page(page: Page, folder: RunFolder) -> list[Path]:
