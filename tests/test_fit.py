@@ -177,6 +177,12 @@ def test_shared_batch_norm_and_private_nodes_go_the_same_way(
     assert any("@birds" in name for name in weights(run_of(small_run, "b2")))
 
 
+def test_mixed_precision_goes_the_same_way(searched: Path, small_run: list[str]) -> None:
+    fit.main([RETRAIN, *small_run, "trainer.precision=bf16-mixed"])
+    kept = weights(run_of(small_run, "mpnas_retrain"))
+    assert kept["network.nodes.stem.conv.weight"].dtype == torch.float32
+
+
 def test_one_controller_for_all_ends_in_one_path(small_run: list[str]) -> None:
     fit.main([SEARCH, *small_run, "search.controllers=common", "name=common"])
     architecture = Architecture.read(run_of(small_run, "common") / "architecture.json")
