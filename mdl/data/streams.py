@@ -136,11 +136,6 @@ class TrainingOrder:
         into[:] = 0  # all are broken: the count of them ends the run
         return 0
 
-    def image_at(self, number: int) -> int:
-        """The image (its place in the split) at a sample number."""
-        epoch, index = divmod(number, len(self.images))
-        return int(self._order(epoch)[index])
-
     def _order(self, epoch: int) -> Integers:
         if epoch not in self._orders:
             while len(self._orders) > 1:  # a batch may span two epochs

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mdl.networks.blocks import BATCH_NORMS, Company, norm_parameters
-from mdl.networks.multipath import HEAD, STEM, MultiPathNetwork, Node, _build, path_nodes
+from mdl.networks.multipath import HEAD, STEM, MultiPathNetwork, Node, build_node, path_nodes
 from mdl.space.search_space import ZERO, Path, SearchSpace
 
 
@@ -49,13 +49,13 @@ class CostTable:
 
     def __init__(self, space: SearchSpace, image_size: int, num_classes: Mapping[str, int]) -> None:
         self.space = space
-        self._nodes = _node_macs(space, image_size)
+        self.nodes = _node_macs(space, image_size)
         self.heads = {domain: space.head_width * n for domain, n in num_classes.items()}
 
     def path_macs(self, path: Path, domain: str) -> int:
         """Multiply-adds of one image of `domain` on `path`, head included."""
         nodes = path_nodes(self.space, path)
-        return sum(self._nodes[node] for node in nodes) + self.heads[domain]
+        return sum(self.nodes[node] for node in nodes) + self.heads[domain]
 
     def choices(self) -> Tensor:
         """Multiply-adds of each choice at each layer, [layers, blocks]; zero costs none."""
@@ -64,12 +64,12 @@ class CostTable:
         for layer in self.space.layers:
             for choice, block in enumerate(layer.blocks):
                 if block != ZERO:
-                    table[layer.index, choice] = self._nodes[Node(layer.index, block)]
+                    table[layer.index, choice] = self.nodes[Node(layer.index, block)]
         return table
 
     def fixed(self) -> Tensor:
         """Multiply-adds that no choice changes: stem, head convolution and head, [domains]."""
-        ends = self._nodes[Node(-1, STEM)] + self._nodes[Node(len(self.space.layers), HEAD)]
+        ends = self.nodes[Node(-1, STEM)] + self.nodes[Node(len(self.space.layers), HEAD)]
         return torch.tensor([float(ends + macs) for macs in self.heads.values()])
 
     def mean_path_macs(self) -> Tensor:
@@ -83,15 +83,15 @@ def _node_macs(space: SearchSpace, image_size: int) -> dict[Node, int]:
     macs: dict[Node, int] = {}
     with torch.device("meta"):
         x = torch.empty(1, 3, image_size, image_size)
-        macs[Node(-1, STEM)], x = _measure(_build(space, Node(-1, STEM), norm), x)
+        macs[Node(-1, STEM)], x = _measure(build_node(space, Node(-1, STEM), norm), x)
         for layer in space.layers:
             inner = x
             for block in layer.blocks:
                 if block != ZERO:
                     node = Node(layer.index, block)
-                    macs[node], x = _measure(_build(space, node, norm), inner)
+                    macs[node], x = _measure(build_node(space, node, norm), inner)
         head = Node(len(space.layers), HEAD)
-        macs[head], x = _measure(_build(space, head, norm), x)
+        macs[head], x = _measure(build_node(space, head, norm), x)
     return macs
 
 
@@ -125,5 +125,5 @@ def macs_of_one_image(
             prefix = tuple(nodes[:end])
             if prefix not in prefixes:
                 prefixes.add(prefix)
-                total += table._nodes[nodes[end - 1]]
+                total += table.nodes[nodes[end - 1]]
     return total

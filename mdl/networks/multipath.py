@@ -8,7 +8,7 @@ shared is counted once, by construction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -116,7 +116,7 @@ class MultiPathNetwork(nn.Module):
         self.nodes = nn.ModuleDict()
         for node, of in users.items():
             norm = partial(BATCH_NORMS[batch_norm], users=of, running=running)
-            self.nodes[node.key] = _build(space, node, norm)
+            self.nodes[node.key] = build_node(space, node, norm)
         self.heads = nn.ModuleDict(
             {
                 domain_key(domain): nn.Linear(space.head_width, classes)
@@ -196,7 +196,8 @@ def _gather(members: tuple[str, ...], groups: Mapping[str, _Group]) -> _Group:
     return _Group(company, parts[0] if len(parts) == 1 else torch.cat(parts))
 
 
-def _build(space: SearchSpace, node: Node, norm: Norm) -> nn.Module:
+def build_node(space: SearchSpace, node: Node, norm: Norm) -> nn.Module:
+    """The module of a node: stem, head convolution, or a block of its layer."""
     first, last = space.stages[0], space.stages[-1]
     if node.block == STEM:
         return ConvNormAct(3, space.stem_width, 3, space.stem_stride, first.activation, norm)
@@ -217,8 +218,3 @@ def _initialise(network: nn.Module) -> None:
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01)
             nn.init.zeros_(module.bias)
-
-
-def shared_nodes(users: Users) -> Iterable[Node]:
-    """The nodes that at least two domains visit."""
-    return (node for node, of in users.items() if len(of) > 1)

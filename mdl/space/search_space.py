@@ -140,13 +140,6 @@ class SearchSpace:
                 in_width = stage.width
         return tuple(layers)
 
-    @property
-    def total_stride(self) -> int:
-        total = self.stem_stride
-        for stage in self.stages:
-            total *= stage.stride
-        return total
-
     @cached_property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that name this space, equal for equal tables."""

@@ -97,7 +97,7 @@ class SearchModule(MultiDomainModule):
         if step >= self.delay:
             self.controller_step(batch["held_out"], choices, paths)
         if self.records_now:
-            self._record(paths)
+            self._record()
 
     @property
     def phase(self) -> str:
@@ -150,7 +150,7 @@ class SearchModule(MultiDomainModule):
         """Each domain's most likely path."""
         return Architecture(self.controllers.space, self.controllers.best_paths(), source)
 
-    def _record(self, paths: Mapping[str, Path]) -> None:
+    def _record(self) -> None:
         self.record(
             {
                 "train/loss": self.domain_losses,
