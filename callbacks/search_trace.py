@@ -36,7 +36,8 @@ class SearchTrace(L.Callback):
             return
         scores = torch.tensor(similarity(pl_module.controllers.best_paths()))
         others = max(len(scores) - 1, 1)
-        best = pl_module.controllers.log_probabilities().detach().exp().topk(2).values
+        p = pl_module.controllers.log_probabilities().detach().exp()
+        best = torch.nn.functional.pad(p, (0, 1)).topk(2).values  # a layer may offer one block
         pl_module.record(
             {
                 "search/similarity": (scores.sum(1) - 1).cpu() / others,

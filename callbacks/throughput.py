@@ -23,6 +23,9 @@ class Throughput(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._since = None
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._since = (time.perf_counter(), trainer.global_step)  # validation is no training
+
     def on_train_batch_end(
         self,
         trainer: L.Trainer,
@@ -32,10 +35,12 @@ class Throughput(L.Callback):
         batch_idx: int,
     ) -> None:
         assert isinstance(pl_module, MultiDomainModule)
+        now = time.perf_counter()
+        if self._since is None:  # the first step of a run warms up
+            self._since = (now, trainer.global_step)
         if trainer.global_step % self.interval:
             return
-        now = time.perf_counter()
-        if self._since is not None:
+        if self._since[1] < trainer.global_step:
             then, step = self._since
             seconds = (now - then) / (trainer.global_step - step)
             images = pl_module.images_per_step(batch) * trainer.world_size

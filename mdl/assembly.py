@@ -1,24 +1,27 @@
-"""From a recipe to the objects of a run. Only the commands know recipes; classes do not."""
+"""From a recipe to the objects of a run: the classes that train know no recipe."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import logging
+import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
 from mdl.data.datamodule import MultiDomainData
 from mdl.data.domains import Domain, read_domains
 from mdl.data.embedded import ROOT as EMBEDDED_ROOT
-from mdl.data.embedded import pack_generated
+from mdl.data.embedded import is_generated, pack_generated
 from mdl.errors import UserError, nearest
 from mdl.networks.controller import Controllers
 from mdl.networks.cost import CostTable
@@ -53,7 +56,7 @@ def build_space(recipe: SpaceRecipe) -> SearchSpace:
 def find_domains(recipe: Recipe) -> dict[str, Domain]:
     """The packed domains that the recipe names; the embedded default is made on first use."""
     root = Path(recipe.data.root)
-    if recipe.data.root == EMBEDDED_ROOT and not root.is_dir():
+    if recipe.data.root == EMBEDDED_ROOT and not is_generated(root):
         pack_generated(root)
     return read_domains(root, recipe.data.domains)
 
@@ -73,6 +76,8 @@ def build_data(recipe: Recipe, domains: Mapping[str, Domain]) -> MultiDomainData
         seed=recipe.seed,
         workers=data.workers,
         broken_images_limit=data.broken_images_limit,
+        # what domains are to compute in common needs a common input
+        common_normalisation=recipe.network.batch_norm == "shared",
     )
 
 
@@ -92,6 +97,7 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
         running=False,
     )
     search = recipe.search
+    can_share = search.controllers == "per_domain" and not private
     return SearchModule(
         _channels_last(network),
         Controllers(space, list(domains), common=search.controllers == "common"),
@@ -101,7 +107,7 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
         controller_beta1=search.beta1,
         warmup_fraction_paths=search.warmup_fraction,
         warmup_common_path=search.warmup_common_path,
-        sharing=search.sharing,
+        sharing=search.sharing if can_share else 0.0,
         **vars(search.reward),
         **_weights_training(recipe),
     )
@@ -175,14 +181,18 @@ def _build_callback(name: str, settings: Any) -> L.Callback:
     for argument in arguments:
         if argument not in known:
             raise UserError(f"Unknown recipe key '{key}.{argument}'; {nearest(argument, known)}")
-    callback: L.Callback = factory(**arguments)
+    try:
+        callback: L.Callback = factory(**arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{key} cannot be made: {error}") from error
     return callback
 
 
-def build_trainer(
-    recipe: Recipe, folder: RunFolder, callbacks: list[L.Callback], last_step: int
-) -> L.Trainer:
-    """Lightning's trainer with the recipe's devices, callbacks and loggers."""
+def build_trainer(recipe: Recipe, folder: RunFolder, callbacks: list[L.Callback]) -> L.Trainer:
+    """Lightning's trainer with the recipe's devices and callbacks; its loggers come later.
+
+    Raises UserError where Lightning refuses the devices, or the launcher started another number.
+    """
     trainer = recipe.trainer
     if trainer.threads is not None:
         torch.set_num_threads(trainer.threads)
@@ -194,26 +204,48 @@ def build_trainer(
         "val/accuracy/mean" if validates else None,
         identity(recipe),
     )
-    return L.Trainer(
-        max_steps=trainer.max_steps,
-        accelerator=trainer.accelerator,
-        devices=trainer.devices,
-        num_nodes=trainer.num_nodes,
-        strategy=trainer.strategy,
-        precision=trainer.precision,  # type: ignore[arg-type]  # a string that Lightning checks
-        # balancers before the checkpoints, which then hold what they set
-        callbacks=[*callbacks, checkpoints],
-        logger=build_loggers(recipe, folder, last_step),
-        plugins=[AtomicCheckpointIO()],
-        val_check_interval=trainer.validation_interval,
-        check_val_every_n_epoch=None,
-        limit_val_batches=None if validates else 0,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder.path,
-    )
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if SLURMEnvironment.detect():
+        # Lightning's own requeueing saves from inside a signal handler, in the middle of a step
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    try:
+        made = L.Trainer(
+            max_steps=trainer.max_steps,
+            accelerator=trainer.accelerator,
+            devices=trainer.devices,
+            num_nodes=trainer.num_nodes,
+            strategy=trainer.strategy,
+            precision=trainer.precision,  # type: ignore[arg-type]
+            # balancers before the checkpoints, which then hold what they set
+            callbacks=[*callbacks, checkpoints],
+            logger=False,
+            plugins=plugins,
+            val_check_interval=trainer.validation_interval,
+            check_val_every_n_epoch=None,
+            limit_val_batches=None if validates else 0,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder.path,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise UserError(
+            "Lightning cannot start with the recipe's trainer.accelerator, devices, num_nodes and "
+            f"strategy: {' '.join(str(error).split())}"
+        ) from error
+    _check_launch(made.world_size)
+    return made
+
+
+def _check_launch(world_size: int) -> None:
+    """torchrun starts processes by itself: the recipe has to count them too."""
+    launched = int(os.environ.get("WORLD_SIZE", world_size))
+    if launched != world_size:
+        raise UserError(
+            f"The launcher started {launched} processes (WORLD_SIZE), the recipe's "
+            f"trainer.devices and trainer.num_nodes make {world_size}. Set them to the launcher's."
+        )
 
 
 def build_loggers(recipe: Recipe, folder: RunFolder, last_step: int) -> list[Logger]:
@@ -222,8 +254,8 @@ def build_loggers(recipe: Recipe, folder: RunFolder, last_step: int) -> list[Log
     return loggers if wandb is None else [*loggers, wandb]
 
 
-def read_checkpoint(file: Path, recipe: Recipe) -> dict[str, Any]:
-    """Raises UserError where the file is damaged or belongs to another run."""
+def read_checkpoint(file: Path, recipe: Recipe, domains: Sequence[str]) -> dict[str, Any]:
+    """Raises UserError where the file is damaged, or belongs to another run or other domains."""
     try:
         content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         owner = content["run"]
@@ -237,12 +269,17 @@ def read_checkpoint(file: Path, recipe: Recipe) -> dict[str, Any]:
             f"{file} is a checkpoint of another run: its recipe has the fingerprint {owner}, this "
             f"one {identity(recipe)}. Remove it, or start a new run with name=..."
         )
+    if content["domains"] != list(domains):
+        raise UserError(
+            f"{file} was trained on the domains {', '.join(content['domains'])}; the data are "
+            f"{', '.join(domains)}. Restore {recipe.data.root}, or start a new run with name=..."
+        )
     return content
 
 
 def load_weights(module: MultiDomainModule, file: Path, recipe: Recipe) -> int:
     """Loads a checkpoint's weights and gives the step at which it was saved."""
-    content = read_checkpoint(file, recipe)
+    content = read_checkpoint(file, recipe, module.domains)
     module.load_state_dict(content["state_dict"])
     step: int = content["global_step"]
     return step

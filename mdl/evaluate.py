@@ -50,8 +50,7 @@ def main(arguments: Sequence[str]) -> None:
         enable_model_summary=False,
     )
     scores = write_scores(recipe, folder, module, data, trainer, [options.split], checkpoint)
-    shown = {options.split: scores["splits"][options.split]}
-    score_table(shown, f"{recipe.name}, {checkpoint}").print()
+    score_table(scores, f"{recipe.name}, {checkpoint}").print()
     print(f"Next: python -m mdl.report {options.run}")
 
 

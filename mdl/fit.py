@@ -9,15 +9,18 @@ The same command goes on where a run stopped; a finished run says so.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import lightning as L
 
 from mdl.assembly import (
     build_callbacks,
     build_data,
+    build_loggers,
     build_retrain,
     build_search,
     build_trainer,
@@ -28,8 +31,7 @@ from mdl.assembly import (
 )
 from mdl.console import run_command
 from mdl.data.datamodule import MultiDomainData
-from mdl.data.embedded import ROOT as EMBEDDED_ROOT
-from mdl.recipe import Recipe, dump_recipe, load_recipe
+from mdl.recipe import Recipe, dump_recipe, load_recipe, overrides_between
 from mdl.results.costs import compare_costs
 from mdl.results.dashboard import finish as finish_dashboard
 from mdl.results.dashboard import log_pictures
@@ -65,12 +67,12 @@ def main(arguments: Sequence[str]) -> None:
         return
     quiet()
     folder = RunFolder.of(recipe)
-    if is_finished(recipe, folder):
-        print(f"{folder.path} is finished: {recipe.trainer.max_steps} steps. Nothing to do.")
-        print_product(recipe, folder)
+    if (done := finished_steps(recipe, folder)) >= recipe.trainer.max_steps:
+        print(f"{folder.path} is finished: {done} steps. Nothing to do.")
+        print_product(recipe, folder, words)
         return
     if fit(recipe, folder).trainer.is_global_zero:
-        print_product(recipe, folder)
+        print_product(recipe, folder, words)
 
 
 def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
@@ -86,20 +88,34 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
         architecture = Architecture.read(own) if own.is_file() else read_architecture(recipe)
         module = build_retrain(recipe, domains, architecture)
     data = build_data(recipe, domains)
-    callbacks = build_callbacks(recipe)
+    trainer = build_trainer(recipe, folder, build_callbacks(recipe))
+    data.check_ranks(trainer.world_size)
+    if recipe.phase == "retrain":
+        data.check_split("val")
+    # all parts could be made: from here on the folder is this recipe's
     folder.claim(recipe)
     if recipe.phase == "retrain":
         architecture.write(folder.architecture_file)
     last = folder.checkpoints_dir / LAST
-    last_step = read_checkpoint(last, recipe)["global_step"] if last.is_file() else 0
-    trainer = build_trainer(recipe, folder, callbacks, last_step)
+    last_step = read_checkpoint(last, recipe, list(domains))["global_step"] if last.is_file() else 0
+    trainer.loggers = build_loggers(recipe, folder, last_step)
     fitted = Fitted(folder, module, data, trainer)
     try:
-        trainer.fit(module, data, ckpt_path=last if last.is_file() else None)
+        _train(fitted, last if last.is_file() else None)
         _write_product(recipe, fitted)
     finally:
         finish_dashboard(trainer.loggers)
     return fitted
+
+
+def _train(fitted: Fitted, checkpoint: Path | None) -> None:
+    try:
+        fitted.trainer.fit(fitted.module, fitted.data, ckpt_path=checkpoint)
+    except SystemExit:
+        # what Lightning makes of Ctrl-C
+        if fitted.trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
 
 
 def _write_product(recipe: Recipe, fitted: Fitted) -> None:
@@ -119,45 +135,62 @@ def _write_product(recipe: Recipe, fitted: Fitted) -> None:
             log_pictures(fitted.trainer.loggers, architecture)
     elif isinstance(module, RetrainModule):
         splits, best = scored_splits(data.domains), choose_checkpoint(folder)
-        write_scores(recipe, folder, module, data, fitted.trainer, splits, best)
+        step = fitted.trainer.global_step
+        write_scores(recipe, folder, module, data, fitted.trainer, splits, best, step)
 
 
-def is_finished(recipe: Recipe, folder: RunFolder) -> bool:
-    """Whether the phase's product is there, after so many steps."""
+def finished_steps(recipe: Recipe, folder: RunFolder) -> int:
+    """After how many steps the phase's product was made; 0 where it is not there."""
     if recipe.phase == "retrain":
-        return bool(folder.scores().get("step", 0) >= recipe.trainer.max_steps)
+        return int(folder.scores().get("step", 0))
     if not folder.architecture_file.is_file():
-        return False
-    source = Architecture.read(folder.architecture_file).source
-    return bool(source.get("step", 0) >= recipe.trainer.max_steps)
+        return 0
+    return int(Architecture.read(folder.architecture_file).source.get("step", 0))
 
 
-def print_product(recipe: Recipe, folder: RunFolder) -> None:
-    """A table of what the run made, and the next command to type."""
-    architecture = Architecture.read(folder.architecture_file)
-    num_classes = {d: len(of.classes) for d, of in find_domains(recipe).items()}
+def print_product(recipe: Recipe, folder: RunFolder, words: Sequence[str]) -> None:
+    """A table of what the run made, and the next command to type.
+
+    words: the command that was typed, which the next one repeats as far as it applies.
+    """
+    architecture, scores = Architecture.read(folder.architecture_file), folder.scores()
+    # as the run knew them: its data may be elsewhere by now
+    num_classes = scores.get("num_classes") or architecture.source["num_classes"]
+    private = recipe.network.nodes == "private"
     costs = compare_costs(
         architecture, num_classes, recipe.data.image_size, recipe.network.batch_norm
     )
     if recipe.phase == "search":
         path_table(architecture, last_values(folder.metrics_file, "search/entropy")).print()
-        cost_table(costs, "what they cost together").print()
+        cost_table(costs, private, "what they cost together").print()
         print(f"Architecture: {folder.architecture_file}")
-        print(f"Next: {_retrain_command(recipe, folder)}")
+        print(f"Next: {shlex.join(['python', '-m', 'mdl.fit', *retrain_words(recipe, words)])}")
     else:
-        score_table(folder.scores()["splits"], f"{recipe.name}: averaged weights").print()
-        cost_table(costs, "what it costs").print()
-        print(f"Next: python -m mdl.report {folder.path}")
+        score_table(scores["splits"], f"{recipe.name}: averaged weights").print()
+        cost_table(costs, private, "what it costs").print()
+        print(f"Next: python -m mdl.report {shlex.quote(str(folder.path))}")
 
 
-def _retrain_command(recipe: Recipe, folder: RunFolder) -> str:
-    command = "python -m mdl.fit recipes/mpnas_retrain.yaml"
-    if recipe.name == "mpnas_search" and recipe.data.root == EMBEDDED_ROOT:
-        return command
-    return (
-        f"{command} architecture_file={folder.architecture_file} data.root={recipe.data.root} "
-        f"name={recipe.name}_retrain"
-    )
+def retrain_words(recipe: Recipe, words: Sequence[str]) -> list[str]:
+    """The arguments that retrain what a search found: its overlays and overrides, as typed.
+
+    Its own first recipe gives way to recipes/mpnas_retrain.yaml; what that would set otherwise
+    than the search did (data, network, space) follows as overrides.
+    """
+    overlays = [word for word in words if "=" not in word][1:]
+    kept = [w for w in words if "=" in w and not w.startswith(_OF_THE_SEARCH)]
+    retrain = ["recipes/mpnas_retrain.yaml", *overlays, *kept]
+    if recipe.name != "mpnas_search":
+        file = RunFolder(Path(recipe.runs_dir) / recipe.name).architecture_file
+        retrain += [f"architecture_file={file}", f"name={recipe.name}_retrain"]
+    if not Path(retrain[0]).is_file():
+        return retrain
+    return [*retrain, *overrides_between(load_recipe(retrain), recipe, _KEPT_SECTIONS)]
+
+
+# what a search's command says that its retraining's does not
+_OF_THE_SEARCH = ("name=", "phase=", "architecture_file=", "search.", "trainer.max_steps=")
+_KEPT_SECTIONS = ("seed", "runs_dir", "data", "network", "space")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigKeyError,
@@ -89,7 +90,9 @@ class SearchRecipe:
     warmup_fraction: float = 0.25  # uniform paths, resting controllers
     warmup_common_path: bool = True
     held_out_batch_size: int = 32
-    sharing: float = 0.0  # weight of the sharing bonus; 0: the plain published form
+    # weight of the sharing bonus between controllers whose domains can share nodes; 0: the plain
+    # published form
+    sharing: float = 0.0
     reward: RewardRecipe = field(default_factory=RewardRecipe)
 
 
@@ -144,6 +147,8 @@ _CHOICES = {
     "network.batch_norm": ("per_domain", "shared"),
     "network.nodes": ("shared", "private"),
     "search.controllers": ("per_domain", "common"),
+    # no 16-mixed: gradients are clipped here, and would be clipped before they are unscaled
+    "trainer.precision": ("32-true", "bf16-mixed"),
     "wandb.mode": ("auto", "online", "offline", "disabled"),
 }
 
@@ -160,11 +165,19 @@ _POSITIVE = (
     "search.reward.target",
 )
 
+_NOT_NEGATIVE = (
+    "data.workers",
+    "data.broken_images_limit",
+    "optimizer.weight_decay",
+    "search.sharing",
+)
+
 _FRACTIONS = (
     "data.held_out",
     "optimizer.warmup_fraction",
     "optimizer.label_smoothing",
     "search.warmup_fraction",
+    "search.beta1",
     "search.reward.baseline_momentum",
     "retrain.ema_decay",
 )
@@ -192,6 +205,28 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML; `load_recipe` reads it back."""
     return OmegaConf.to_yaml(OmegaConf.structured(recipe))
+
+
+def overrides_between(recipe: Recipe, wanted: Recipe, sections: Sequence[str]) -> list[str]:
+    """The `key=value` words that give a recipe the values of another in some sections."""
+    ours, theirs = (OmegaConf.to_container(OmegaConf.structured(r)) for r in (recipe, wanted))
+    assert isinstance(ours, dict) and isinstance(theirs, dict)
+    words = []
+    for section in sections:
+        pairs = [(section, ours[section], theirs[section])]
+        if isinstance(theirs[section], dict):
+            pairs = [
+                (f"{section}.{key}", ours[section][key], value)
+                for key, value in theirs[section].items()
+            ]
+        words += [f"{key}={_inline(theirs)}" for key, ours, theirs in pairs if ours != theirs]
+    return words
+
+
+def _inline(value: Any) -> str:
+    """A value as the right side of an override."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=2**20)
+    return text.removesuffix("\n").removesuffix("\n...").strip()
 
 
 def _read(file: Path) -> DictConfig:
@@ -287,6 +322,19 @@ def _check_values(merged: DictConfig) -> None:
     for key in _FRACTIONS:
         if not 0 <= (value := OmegaConf.select(merged, key)) < 1:
             raise UserError(f"{key} is {value}; expected at least 0 and below 1.")
+    for key in _NOT_NEGATIVE:
+        if (value := OmegaConf.select(merged, key)) < 0:
+            raise UserError(f"{key} is {value}; expected 0 or more.")
+    for key in ("trainer.threads", "optimizer.clip_norm"):
+        if (value := OmegaConf.select(merged, key)) is not None and value <= 0:
+            raise UserError(f"{key} is {value}; expected a number above 0, or null for none.")
+    if merged.search.reward.beta > 0:
+        raise UserError(
+            f"search.reward.beta is {merged.search.reward.beta}; expected 0 or less: it weighs how "
+            "far a path's cost is from the target, which is to be small."
+        )
+    if merged.data.domains is not None and not len(merged.data.domains):
+        raise UserError("data.domains is empty; expected names of domains, or null for all.")
     for key in ("data.batch_size", "search.held_out_batch_size"):
         if (value := OmegaConf.select(merged, key)) < 2:
             raise UserError(f"{key} is {value}; batch norm needs at least 2 images of a domain.")

@@ -23,6 +23,8 @@ _FREE = {
     "runs_dir",
     "wandb",
     "data.workers",
+    "data.evaluation_batch_size",
+    "data.broken_images_limit",
     "trainer.max_steps",
     "trainer.accelerator",
     "trainer.devices",
@@ -80,8 +82,9 @@ class RunFolder:
 
     def claim(self, recipe: Recipe) -> None:
         """Makes the folder this recipe's. To be called once the recipe has proved itself."""
-        self.checkpoints_dir.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         write_beside(self.recipe_file, dump_recipe(recipe))
+        self.checkpoints_dir.mkdir(exist_ok=True)
 
     @classmethod
     def find(cls, path: Path) -> RunFolder:

@@ -19,11 +19,18 @@ from mdl.training.retrain import RetrainModule
 
 def scored_splits(domains: Mapping[str, Domain]) -> list[str]:
     """Of 'val' and 'test', those that every domain has."""
-    return [
-        split
-        for split in ("val", "test")
-        if all(split in of.splits and of.splits[split].images for of in domains.values())
-    ]
+    scored = []
+    for split in ("val", "test"):
+        lacking = [
+            name
+            for name, of in domains.items()
+            if split not in of.splits or not of.splits[split].labelled
+        ]
+        if lacking:
+            print(f"No {split} scores: {', '.join(lacking)} without labelled {split} images")
+        else:
+            scored.append(split)
+    return scored
 
 
 def choose_checkpoint(folder: RunFolder, wanted: str | None = None) -> str:
@@ -60,7 +67,7 @@ def score(
     return {
         "checkpoint": checkpoint,
         "checkpoint_step": step,
-        "images": {d: data.domains[d].split(split).images for d in module.domains},
+        "images": dict(zip(module.domains, module.counted, strict=True)),
         "accuracy": accuracy,
         "mean": sum(accuracy.values()) / len(accuracy),
         "loss": {d: module.records[f"{split}/loss/{d}"] for d in module.domains},
@@ -75,16 +82,24 @@ def write_scores(
     trainer: L.Trainer,
     splits: list[str],
     checkpoint: str,
+    finished_step: int | None = None,
 ) -> dict[str, Any]:
-    """Scores the splits, adds them to `scores.json`, and gives its content."""
+    """Scores the splits, adds them to `scores.json`, and gives what was found by split.
+
+    Scores of another checkpoint than a run is judged by are kept apart from those.
+    finished_step: at the end of a run, the steps that it has made; None leaves what is known.
+    """
     found = {
         split: score(recipe, folder, module, data, trainer, split, checkpoint) for split in splits
     }
-    content = {
-        "step": recipe.trainer.max_steps,
-        "num_classes": module.num_classes,
-        "splits": folder.scores().get("splits", {}) | found,
-    }
+    content = folder.scores() | {"num_classes": module.num_classes}
+    if finished_step is not None:
+        content["step"] = finished_step
+    if checkpoint == choose_checkpoint(folder):
+        content["splits"] = content.get("splits", {}) | found
+    else:
+        others = content.get("other_checkpoints", {})
+        content["other_checkpoints"] = others | {checkpoint: others.get(checkpoint, {}) | found}
     if trainer.is_global_zero:
         folder.write_scores(content)
-    return content
+    return found

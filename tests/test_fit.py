@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -11,13 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from mdl import evaluate, fit, pack
+from mdl.assembly import build_search
 from mdl.data.domains import Domain
 from mdl.data.shards import ShardImages
 from mdl.errors import UserError
+from mdl.recipe import dump_recipe, load_recipe
 from mdl.space.architecture import Architecture
 from mdl.training.base import MultiDomainModule
+from mdl.training.search import SearchModule
 
 SEARCH, RETRAIN = "recipes/mpnas_search.yaml", "recipes/mpnas_retrain.yaml"
 
@@ -62,14 +67,15 @@ def test_a_search_ends_in_an_architecture_and_a_retraining_in_scores(
     fit.main([SEARCH, *small_run])
     searched = run_of(small_run, "mpnas_search")
     out = capsys.readouterr().out
-    assert "Next: python -m mdl.fit recipes/mpnas_retrain.yaml architecture_file=" in out
+    (following,) = (line for line in out.splitlines() if line.startswith("Next: "))
     architecture = Architecture.read(searched / "architecture.json")
     assert architecture.domains == ("birds", "cars", "types")
     assert architecture.source["step"] == 8
     quantities = {key.rsplit("/", 1)[0] for line in metrics(searched) for key in line}
     assert {"train/loss", "train/domain_weight", "search/entropy", "search/reward"} <= quantities
 
-    fit.main([RETRAIN, *small_run])
+    # the command that the search names runs as it stands
+    fit.main([*shlex.split(following)[4:], "trainer.max_steps=8"])
     assert "Next: python -m mdl.report" in capsys.readouterr().out
     retrained = run_of(small_run, "mpnas_retrain")
     scores = json.loads((retrained / "scores.json").read_text())
@@ -92,7 +98,9 @@ def test_evaluating_again_gives_the_same_scores(
     assert json.loads((run / "scores.json").read_text()) == before
     evaluate.main([str(run), "--split", "train", "--checkpoint", "last"])
     after = json.loads((run / "scores.json").read_text())
-    assert after["splits"]["train"]["images"] == {"birds": 90, "cars": 41, "types": 6}
+    assert after["splits"] == before["splits"]  # of the checkpoint that the run is judged by
+    other = after["other_checkpoints"]["last.ckpt"]["train"]
+    assert other["images"] == {"birds": 90, "cars": 41, "types": 6}
     with pytest.raises(UserError, match="is the run of a search; expected a retrained network"):
         evaluate.main([str(searched)])
 
@@ -135,6 +143,142 @@ def test_more_steps_go_on_from_the_last_checkpoint(searched: Path, small_run: li
     assert [line["step"] for line in metrics(searched) if "search/entropy/birds" in line] == [
         2, 4, 6, 8, 10, 12,
     ]  # fmt: skip
+
+
+def test_more_steps_leave_the_warm_up_where_it_was_and_follow_the_longer_schedule(
+    searched: Path, small_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = []
+    original = SearchModule.training_step
+
+    def watching(self, batch, batch_idx):  # type: ignore[no-untyped-def]
+        rates.append((self.delay, self.optimizers().param_groups[0]["lr"]))
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(SearchModule, "training_step", watching)
+    fit.main([SEARCH, *small_run, "trainer.max_steps=80"])
+    assert {delay for delay, _ in rates} == {2}  # a quarter of the eight steps it began with
+    first, second = rates[0][1], rates[1][1]
+    assert first > second > 0.98 * first  # no step at the old schedule's end, no jump
+
+
+def test_an_evaluation_does_not_make_an_unfinished_run_look_finished(
+    searched: Path, small_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        original = MultiDomainModule.weighted_sum
+
+        def dying(self, losses):  # type: ignore[no-untyped-def]
+            if self.global_step == 6:
+                raise RuntimeError("the machine died")
+            return original(self, losses)
+
+        patch.setattr(MultiDomainModule, "weighted_sum", dying)
+        with pytest.raises(RuntimeError):
+            fit.main([RETRAIN, *small_run])
+    run = run_of(small_run, "mpnas_retrain")
+    evaluate.main([str(run)])
+    capsys.readouterr()
+    fit.main([RETRAIN, *small_run])
+    assert "is finished" not in capsys.readouterr().out
+    assert json.loads((run / "scores.json").read_text())["step"] == 8
+
+
+def test_the_next_command_keeps_what_was_typed(
+    small_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["network.nodes=private", "data.domains=[birds, cars]", "search.sharing=0", "name=two"]
+    fit.main([SEARCH, *small_run, *typed])
+    out = capsys.readouterr().out
+    assert "this bundle, nothing shared" in out
+    (following,) = (line for line in out.splitlines() if line.startswith("Next: "))
+    words = shlex.split(following)[4:]
+    recipe = load_recipe([*words, "trainer.max_steps=8"])
+    assert (recipe.name, recipe.network.nodes) == ("two_retrain", "private")
+    assert recipe.data.domains == ["birds", "cars"]
+    fit.main([*words, "trainer.max_steps=8"])
+    assert (run_of(small_run, "two_retrain") / "scores.json").is_file()
+
+
+def test_a_first_recipe_of_ones_own_gives_the_next_command_its_values(
+    small_run: list[str], tmp_path: Path
+) -> None:
+    own = tmp_path / "own.yaml"
+    OmegaConf.save(OmegaConf.from_dotlist(small_run), own)
+    words = [SEARCH, str(own), "name=own"]
+    merged = tmp_path / "merged.yaml"
+    merged.write_text(dump_recipe(load_recipe(words)))
+    searched = load_recipe([str(merged)])
+    retrain = load_recipe([*fit.retrain_words(searched, [str(merged)]), "trainer.max_steps=8"])
+    assert retrain.phase == "retrain"
+    assert (retrain.data, retrain.space) == (searched.data, searched.space)
+    assert retrain.architecture_file == f"{searched.runs_dir}/own/architecture.json"
+
+
+def test_a_finished_run_says_so_when_its_data_have_gone(
+    packed: Path, small_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(shutil.copytree(packed, tmp_path / "data"))
+    fit.main([SEARCH, *small_run, f"data.root={data}"])
+    shutil.rmtree(data)
+    capsys.readouterr()
+    fit.main([SEARCH, *small_run, f"data.root={data}"])
+    assert "is finished: 8 steps" in capsys.readouterr().out
+
+
+def test_a_run_does_not_go_on_with_other_domains(
+    packed: Path, small_run: list[str], tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(packed, tmp_path / "data"))
+    shutil.move(data / "types", tmp_path / "types")
+    fit.main([SEARCH, *small_run, f"data.root={data}"])
+    shutil.move(tmp_path / "types", data / "types")
+    with pytest.raises(UserError, match="on the domains birds, cars; the data are birds, cars, ty"):
+        fit.main([SEARCH, *small_run, f"data.root={data}", "trainer.max_steps=12"])
+
+
+@pytest.mark.parametrize("override", ["search.controllers=common", "network.nodes=private"])
+def test_the_sharing_bonus_acts_only_where_nodes_can_be_shared(
+    domains: dict[str, Domain], small_run: list[str], override: str
+) -> None:
+    plain = load_recipe([SEARCH, *small_run, "search.sharing=0.5"])
+    assert build_search(plain, domains).sharing == 0.5
+    other = load_recipe([SEARCH, *small_run, "search.sharing=0.5", override])
+    assert build_search(other, domains).sharing == 0
+
+
+def test_a_recipe_that_cannot_start_leaves_no_run_folder(
+    small_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for override, message in (
+        ("trainer.accelerator=gppu", "Lightning cannot start with the recipe's trainer.accel"),
+        ("trainer.strategy=dpp", "Lightning cannot start"),
+    ):
+        with pytest.raises(UserError, match=message):
+            fit.main([SEARCH, *small_run, override])
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "8")
+        with pytest.raises(UserError, match=r"started 8 processes .* make 1. Set them"):
+            fit.main([SEARCH, *small_run])
+    assert not run_of(small_run, "mpnas_search").exists()
+
+
+def test_ctrl_c_is_told_apart_from_an_error(
+    small_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self, losses):  # type: ignore[no-untyped-def]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MultiDomainModule, "weighted_sum", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit.main([SEARCH, *small_run])
+
+
+def test_a_space_of_one_block_can_be_searched(small_run: list[str]) -> None:
+    one = ["space.kernels=[3]", "space.squeeze_excite=[false]"]
+    stage = "space.stages=[{width: 8, depth: 2, stride: 2, activation: relu, skippable: 0}]"
+    fit.main([SEARCH, *small_run, *one, stage, "callbacks.trace.interval=2"])
+    assert (run_of(small_run, "mpnas_search") / "architecture.json").is_file()
 
 
 def test_without_callbacks_a_run_still_writes_its_products(
@@ -286,6 +430,22 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(
     assert all(value.isfinite().all() for value in weights(searched).values())
     last = torch.load(searched / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["global_step"] == 9  # saved before the step that broke
+
+
+def test_gradients_that_are_not_finite_end_the_run_and_keep_the_last_checkpoint(
+    searched: Path, small_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = SearchModule.manual_backward
+
+    def poisoned(self, loss):  # type: ignore[no-untyped-def]
+        original(self, loss)
+        if self.global_step == 9:
+            self.network.nodes["stem"].conv.weight.grad[0] = float("inf")
+
+    monkeypatch.setattr(SearchModule, "manual_backward", poisoned)
+    with pytest.raises(UserError, match="The norm of the gradients was not finite at step 9"):
+        fit.main([SEARCH, *small_run, "trainer.max_steps=30"])
+    assert all(value.isfinite().all() for value in weights(searched).values())
 
 
 def damage(root: Path, domain: str, count: int) -> None:

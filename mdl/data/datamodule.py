@@ -36,8 +36,9 @@ class MultiDomainData(L.LightningDataModule):
     held_out_batch_size: the same of the held-out images; None without a search.
     held_out: fraction of the training split that is held out.
     load_size, image_size: sides in px of the squares that are decoded, and cut out of those.
-    workers: processes that decode, in all; 0 decodes in the training process.
+    workers: processes that decode, per rank; 0 decodes in the training process.
     broken_images_limit: so many broken images a domain may have.
+    common_normalisation: whether all domains' images are normalised alike.
 
     The position is the number of completed steps, which the trainer counts; loaders fetch
     ahead of it.
@@ -56,6 +57,7 @@ class MultiDomainData(L.LightningDataModule):
         evaluation_batch_size: int = 64,
         workers: int = 0,
         broken_images_limit: int = 0,
+        common_normalisation: bool = False,
     ) -> None:
         super().__init__()
         if load_size < image_size:
@@ -72,7 +74,7 @@ class MultiDomainData(L.LightningDataModule):
         self.broken_images = BrokenImages(broken_images_limit)
         self.split = "test"  # what a test pass goes over
         self._completed_steps = 0
-        self._transform = BatchTransform(self.domains, image_size)
+        self._transform = BatchTransform(self.domains, image_size, common_normalisation)
         self._orders = self._training_orders(held_out)
         self._note_cut_shards()
 
@@ -106,6 +108,11 @@ class MultiDomainData(L.LightningDataModule):
                     f"ranks; expected a multiple of {ranks}, at least {2 * ranks}. "
                     "Change data.batch_size or search.held_out_batch_size, or the devices."
                 )
+
+    def check_split(self, split: str) -> None:
+        """Raises UserError where a domain lacks the split."""
+        for domain in self.domains.values():
+            domain.split(split)
 
     def train_dataloader(self) -> CombinedLoader:
         """One light iterable per domain over one pool of workers, from the current position."""

@@ -40,6 +40,11 @@ class Split:
     index_sha256: str
     shards: tuple[Shard, ...]
 
+    @property
+    def labelled(self) -> int:
+        """Images whose label is known."""
+        return sum(self.images_per_class)
+
 
 @dataclass(frozen=True)
 class Domain:

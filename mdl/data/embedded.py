@@ -6,6 +6,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+from mdl.data.domains import FILE
 from mdl.data.miniature import DOMAINS, MiniatureDomain, miniature_image
 from mdl.data.packing import DomainSource, pack_domains
 
@@ -56,6 +57,11 @@ def generated_domains(seed: int = SEED) -> list[DomainSource]:
         )
         for number, domain in enumerate(DOMAINS)
     ]
+
+
+def is_generated(root: Path) -> bool:
+    """Whether all of them lie at `root`: an earlier start may have been stopped half-way."""
+    return all((root / domain.name / FILE).is_file() for domain in DOMAINS)
 
 
 def pack_generated(out: Path, seed: int = SEED) -> list[str]:

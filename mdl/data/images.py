@@ -22,11 +22,25 @@ def open_image(content: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(content))
         image.load()
         upright = ImageOps.exif_transpose(image)
+        if upright.mode == "I" or upright.mode.startswith("I;16"):
+            return _from_16_bits(upright)
+        if upright.mode == "F":
+            raise BrokenImage("floating-point pixels, whose range is not known; store 8 bits")
         if upright.mode in ("1", "L"):
             return upright.convert("L")
         return upright.convert("RGB")
+    except BrokenImage:
+        raise
     except Exception as error:  # Pillow raises anything on damaged files
         raise BrokenImage(f"{type(error).__name__}: {error}") from error
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits as grey of 8, scaled: Pillow's own conversion cuts off above 255."""
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise BrokenImage("grey values beyond 16 bits; store 8 or 16 bits")
+    return Image.fromarray((values.astype(np.float64) / 257).round().astype(np.uint8))
 
 
 def decode(content: bytes, size: int, fit: str) -> Pixels:

@@ -190,13 +190,13 @@ TEXTURES: dict[str, Callable[[Field, Field], Field]] = {
 
 
 def texture(label: int, rng: Generator) -> Image.Image:
-    pose = random_pose(rng, turn=70, scale=(8, 22), shift=9, shear=0.3, stretch=0.2)
+    pose = random_pose(rng, turn=60, scale=(10, 20), shift=9, shear=0.2, stretch=0.15)
     grid = np.linspace(-1, 1, SIDE)
-    warp = rng.uniform(0.1, 0.7)
+    warp = rng.uniform(0.1, 0.4)
     x, y = np.meshgrid(grid, grid)
     u, v = (row[0] * x + row[1] * y + row[2] + warp * mottle(rng, SIDE, 5) for row in pose)
-    wave = tuple(TEXTURES.values())[label](u, v) + 0.25 * mottle(rng, SIDE, 4)
-    mix = 0.5 + 0.5 * np.tanh(rng.uniform(1.5, 5) * wave)
+    wave = tuple(TEXTURES.values())[label](u, v) + 0.15 * mottle(rng, SIDE, 4)
+    mix = 0.5 + 0.5 * np.tanh(rng.uniform(2, 5) * wave)
     dark = np.array(random_hue(rng, saturation=(0.1, 0.8), value=(0.15, 0.5)))
     light = np.array(random_hue(rng, saturation=(0.1, 0.6), value=(0.65, 1)))
     if rng.random() < 0.25:

@@ -196,7 +196,7 @@ def _pack_shard(
         try:
             content = source.load()
             image = open_image(content)
-        except BrokenImage as error:
+        except (BrokenImage, OSError) as error:  # a link to nowhere, a file without permission
             broken.append(f"{source.name} ({error})")
             continue
         image, extension, content = _fit_for_packing(image, content, size)

@@ -12,9 +12,9 @@ import hashlib
 import io
 import os
 import tarfile
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +68,33 @@ def write_index(file: Path, rows: Rows) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+class _OpenFiles:
+    """Descriptors of the shards read last, of all domains of a process.
+
+    A large domain has more shards than a process may hold open.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._descriptors: OrderedDict[Path, int] = OrderedDict()
+
+    def descriptor(self, file: Path) -> int:
+        if file not in self._descriptors:
+            while len(self._descriptors) >= self._most:
+                os.close(self._descriptors.popitem(last=False)[1])
+            self._descriptors[file] = os.open(file, os.O_RDONLY)
+        self._descriptors.move_to_end(file)
+        return self._descriptors[file]
+
+    def forget(self, folder: Path) -> None:
+        """Closes the shards of a folder, which may have been packed again."""
+        for file in [file for file in self._descriptors if file.parent == folder]:
+            os.close(self._descriptors.pop(file))
+
+
+_open_files = _OpenFiles(most=256)
+
+
 class ShardImages:
     """Random access to the encoded images of one split of a domain.
 
@@ -81,34 +108,20 @@ class ShardImages:
         self._name = f"{domain.name}/{split}"
         self.rows = self._read_index(len(domain.classes))
         self._check_shards()
+        _open_files.forget(self._folder)
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    @cached_property
-    def _files(self) -> dict[int, int]:
-        return {}
-
-    def __getstate__(self) -> dict[str, object]:
-        # open files stay with the process that opened them
-        return {key: value for key, value in self.__dict__.items() if key != "_files"}
 
     def read(self, image: int) -> bytes:
         """The encoded image. Raises BrokenImage where the shard ends before it."""
         row = self.rows[image]
         number, size = int(row["shard"]), int(row["bytes"])
-        if number not in self._files:
-            shard = self._folder / self._split.shards[number].file
-            self._files[number] = os.open(shard, os.O_RDONLY)
-        content = os.pread(self._files[number], size, int(row["offset"]))
+        descriptor = _open_files.descriptor(self._folder / self._split.shards[number].file)
+        content = os.pread(descriptor, size, int(row["offset"]))
         if len(content) < size:
             raise BrokenImage("the shard ends before it")
         return content
-
-    def close(self) -> None:
-        for descriptor in self._files.values():
-            os.close(descriptor)
-        self._files.clear()
 
     def name_of(self, image: int) -> str:
         """How messages name an image: its shard, and its key within."""

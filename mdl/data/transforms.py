@@ -22,12 +22,19 @@ class BatchTransform:
 
     domains: their mean, deviation and whether they may be flipped.
     image_size: side of the square that is cut out, px.
+    common: whether all domains are normalised alike, by the mean of their statistics, so that
+    an image is the same input to every domain's path.
     """
 
-    def __init__(self, domains: Mapping[str, Domain], image_size: int) -> None:
+    def __init__(
+        self, domains: Mapping[str, Domain], image_size: int, common: bool = False
+    ) -> None:
         self._row = {name: row for row, name in enumerate(domains)}
         self._mean = torch.tensor([domain.mean for domain in domains.values()]) * 255
         self._std = torch.tensor([domain.std for domain in domains.values()]) * 255
+        if common:
+            self._mean = self._mean.mean(0).expand_as(self._mean)
+            self._std = self._std.mean(0).expand_as(self._std)
         self._flip = torch.tensor([domain.flip for domain in domains.values()])
         self._size = image_size
 

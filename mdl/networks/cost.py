@@ -113,7 +113,8 @@ def macs_of_one_image(
     """Multiply-adds of one image sent through all domains, common work done once.
 
     The only sense that fits the published table's 0.09 and 1.08. A common prefix of two paths
-    computes the same features only where batch norm is shared.
+    computes the same features only where batch norm is shared, and with it the normalisation
+    of the input (`BatchTransform`).
     """
     if not shared_batch_norm:
         return macs_of_all_domains(network_paths, table)

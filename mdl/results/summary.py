@@ -11,11 +11,17 @@ from mdl.space.architecture import Architecture, similarity
 from mdl.space.search_space import ZERO
 
 
-def cost_table(comparison: Comparison, title: str) -> Table:
-    """Parameters and multiply-adds of a network beside its alternatives."""
+def cost_table(comparison: Comparison, private: bool, title: str) -> Table:
+    """Parameters and multiply-adds of a network beside its alternatives.
+
+    private: whether the network is the bundle, with nothing shared.
+    """
+    multi_path, bundle = "this multi-path network", "same paths, nothing shared"
+    if private:
+        multi_path, bundle = "same paths, nodes shared", "this bundle, nothing shared"
     networks: list[tuple[str, NetworkCost]] = [
-        ("this multi-path network", comparison.multi_path),
-        ("same paths, nothing shared", comparison.separate),
+        (multi_path, comparison.multi_path),
+        (bundle, comparison.separate),
         (f"one path ({comparison.reference})", comparison.single_path),
     ]
     rows = []

@@ -83,6 +83,11 @@ class Architecture:
             )
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise UserError(
+                    f"{file} has format {content['format']}; this version of mdl reads format "
+                    f"{FORMAT}. Use the version that wrote it, or search again."
+                )
             space = SearchSpace.from_table(content["space"])
             fingerprint, named = content["space_fingerprint"], content["paths"]
             paths = {d: _read_path(space, d, choices) for d, choices in named.items()}

@@ -41,4 +41,8 @@ class DomainAccuracy(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         counted = self.total.clamp(min=1)
-        return {"accuracy": self.correct / counted, "loss": (self.loss / counted).float()}
+        return {
+            "accuracy": self.correct / counted,
+            "loss": (self.loss / counted).float(),
+            "images": self.total.clone(),
+        }

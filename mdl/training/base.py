@@ -14,7 +14,12 @@ from mdl.data.transforms import Batch
 from mdl.errors import UserError
 from mdl.networks.multipath import MultiPathNetwork
 from mdl.space.search_space import Path
-from mdl.training.optim import clip_gradients, warmup_cosine, weight_optimizer
+from mdl.training.optim import clip_gradients, set_scheduled_rate, warmup_cosine, weight_optimizer
+
+_REMEDY = (
+    "The last good checkpoint is kept. Start a new run with name=... and a lower "
+    "optimizer.learning_rate or optimizer.clip_norm, or look at the domain's images."
+)
 
 
 class MultiDomainModule(L.LightningModule):
@@ -37,6 +42,7 @@ class MultiDomainModule(L.LightningModule):
     domain_weights: Tensor
     domain_losses: Tensor
     nonfinite_step: Tensor
+    nonfinite_gradient_step: Tensor
 
     def __init__(
         self,
@@ -69,6 +75,7 @@ class MultiDomainModule(L.LightningModule):
         # step at which a domain's loss was first not finite, -1 for never: looked at only now
         # and then, because looking waits for the device
         self.register_buffer("nonfinite_step", torch.full((count,), -1), persistent=False)
+        self.register_buffer("nonfinite_gradient_step", torch.tensor(-1), persistent=False)
 
     @property
     def phase(self) -> str:
@@ -86,7 +93,8 @@ class MultiDomainModule(L.LightningModule):
         objective = self.weighted_sum(self.losses(logits, batch))
         optimizer.zero_grad()
         self.manual_backward(objective)
-        clip_gradients(self.network.parameters(), self.clip_norm)
+        norm = clip_gradients(self.network.parameters(), self.clip_norm)
+        self._note_nonfinite(self.nonfinite_gradient_step, norm)
         optimizer.step()
         schedule: Any = self.lr_schedulers()
         schedule.step()
@@ -110,9 +118,12 @@ class MultiDomainModule(L.LightningModule):
     def weighted_sum(self, losses: Tensor) -> Tensor:
         """The one objective; notes the losses for balancers, and where one is not finite."""
         self.domain_losses.copy_(self._mean_over_ranks(losses.detach()))
-        first = (self.nonfinite_step < 0) & ~self.domain_losses.isfinite()
-        self.nonfinite_step.masked_fill_(first, self.global_step)
+        self._note_nonfinite(self.nonfinite_step, self.domain_losses)
         return (self.domain_weights * losses).sum()
+
+    def _note_nonfinite(self, noted: Tensor, values: Tensor) -> None:
+        """Notes the step at which a value was first not finite, without waiting for the device."""
+        noted.masked_fill_((noted < 0) & ~values.isfinite(), self.global_step)
 
     def _mean_over_ranks(self, values: Tensor) -> Tensor:
         """What balancers see is the same on all ranks."""
@@ -123,16 +134,28 @@ class MultiDomainModule(L.LightningModule):
         return total / torch.distributed.get_world_size()
 
     def check_finite(self) -> None:
-        """Raises UserError naming domain and step where a loss was not finite."""
-        steps = zip(self.nonfinite_step.tolist(), self.domains, strict=True)
-        first = min(((step, domain) for step, domain in steps if step >= 0), default=None)
-        if first is not None:
-            step, domain = first
-            raise UserError(
-                f"The loss of domain '{domain}' was not finite at step {step}. The last good "
-                "checkpoint is kept: the same command goes on from it. Lower "
-                "optimizer.learning_rate, set optimizer.clip_norm, or look at its images."
-            )
+        """Raises UserError naming the step, and the domain whose loss was not finite."""
+        noted = zip(self.nonfinite_step.tolist(), self.domains, strict=True)
+        faults = [(step, f"loss of domain '{domain}'") for step, domain in noted if step >= 0]
+        if (step := int(self.nonfinite_gradient_step)) >= 0:
+            faults.append((step, "norm of the gradients"))
+        if faults:
+            # a loss before the gradients of its step, which it made what they are
+            step, what = min(faults, key=lambda fault: fault[0])
+            raise UserError(f"The {what} was not finite at step {step}. {_REMEDY}")
+
+    def on_train_start(self) -> None:
+        # a run that goes on with more steps than it began with follows the longer schedule
+        schedule: Any = self.lr_schedulers()
+        set_scheduled_rate(schedule)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["domains"] = list(self.domains)
+        checkpoint["warmup_steps"] = self.warmup_steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # what was a warm-up stays one when a run goes on with more steps
+        self.warmup_steps = checkpoint["warmup_steps"]
 
     def configure_optimizers(self) -> Any:
         optimizer = weight_optimizer(

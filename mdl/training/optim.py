@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -48,7 +48,22 @@ def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> 
     return LambdaLR(optimizer, factor)
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], norm: float | None) -> None:
-    """Scales the gradients down to a global `norm`; None leaves them."""
+def set_scheduled_rate(schedule: LambdaLR) -> None:
+    """Sets the optimizer's rates to what the schedule says of its present step.
+
+    A resumed optimizer holds the rates that were saved, by a schedule that may have been shorter.
+    """
+    groups = zip(
+        schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+    )
+    for group, rate, factor in groups:
+        group["lr"] = rate * factor(schedule.last_epoch)
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], norm: float | None) -> Tensor:
+    """Scales the gradients down to a global `norm` (None leaves them); gives their norm before."""
+    used = [parameter for parameter in parameters if parameter.grad is not None]
+    total = nn.utils.get_total_norm([p.grad for p in used if p.grad is not None])
     if norm is not None:
-        nn.utils.clip_grad_norm_(parameters, norm)
+        nn.utils.clip_grads_with_norm_(used, norm, total)
+    return total

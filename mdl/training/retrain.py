@@ -40,6 +40,7 @@ class RetrainModule(MultiDomainModule):
         self.average.requires_grad_(False)
         self.evaluation = DomainAccuracy(self.domains)
         self.evaluated_split = "test"  # what a test pass records its scores as
+        self.counted: list[int] = []  # images of each domain that the last evaluation counted
 
     @property
     def phase(self) -> str:
@@ -74,6 +75,7 @@ class RetrainModule(MultiDomainModule):
 
     def _record_evaluation(self, split: str, log: bool = True) -> None:
         scores = self.evaluation.compute()
+        self.counted = scores.pop("images").reshape(-1).tolist()
         self.record({f"{split}/{quantity}": of for quantity, of in scores.items()}, log)
         self.evaluation.reset()
 

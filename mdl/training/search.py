@@ -75,6 +75,7 @@ class SearchModule(MultiDomainModule):
         self.register_buffer("fixed_macs", cost.fixed(), persistent=False)
         self.register_buffer("target_macs", target * cost.mean_path_macs(), persistent=False)
         self.search_records: dict[str, Tensor] = {}
+        self._resumed: dict[str, Any] | None = None  # the optimizer's state, on its way there
 
     norm_momentum = False
 
@@ -161,7 +162,18 @@ class SearchModule(MultiDomainModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["delay"] = self.delay
         checkpoint["controller_optimizer"] = self.controller_optimizer.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.controller_optimizer.load_state_dict(checkpoint["controller_optimizer"])
+        super().on_load_checkpoint(checkpoint)
+        self.delay = checkpoint["delay"]
+        self._resumed = checkpoint["controller_optimizer"]
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self._resumed is not None:
+            # only now are the controllers on their device, where the state has to follow them
+            self.controller_optimizer.load_state_dict(self._resumed)
+            self._resumed = None

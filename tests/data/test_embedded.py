@@ -1,9 +1,14 @@
 """The generated domains: worth learning, and the same everywhere."""
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from mdl.data.embedded import generated_domains
+from mdl.data import embedded
+from mdl.data.embedded import generated_domains, is_generated, pack_generated
 from mdl.data.miniature import DOMAINS, miniature_image
 
 NAMES = [domain.name for domain in DOMAINS]
@@ -40,3 +45,16 @@ def test_labels_are_known_before_an_image_is_drawn() -> None:
         for split, images in source.images.items():
             labels = {image.label for image in images}
             assert labels == set(range(len(source.classes))), (source.name, split)
+
+
+def test_what_an_interrupted_start_left_out_is_made_on_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {"train": 8, "val": 4, "test": 4}
+    small = [replace(domain, images=few) for domain in DOMAINS[:3]]
+    monkeypatch.setattr(embedded, "DOMAINS", small)
+    pack_generated(tmp_path)
+    shutil.rmtree(tmp_path / small[1].name)
+    assert not is_generated(tmp_path)
+    assert pack_generated(tmp_path) == [small[0].name, small[2].name]
+    assert is_generated(tmp_path)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import webdataset
 from PIL import Image
 
+from mdl.data import packing, shards
 from mdl.data.domains import Domain, read_domains
 from mdl.data.folders import read_folders
 from mdl.data.images import BrokenImage, decode
@@ -93,6 +95,44 @@ def test_a_photo_taken_sideways_is_packed_upright(tmp_path: Path) -> None:
     images = {"train": [StoredImage(sideways)]}
     domain = pack_domain(DomainSource("d", ["a"], images, True), tmp_path, size=72)
     assert (domain.splits["train"].width, domain.splits["train"].height) == ((30, 30), (60, 60))
+
+
+def png(image: Image.Image, form: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+def test_grey_of_16_bits_keeps_its_range() -> None:
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    pixels = decode(png(Image.fromarray(ramp)), 8, "crop")
+    assert np.abs(pixels[..., 0] - ramp / 257).max() <= 0.5
+    with pytest.raises(BrokenImage, match="floating-point pixels"):
+        decode(png(Image.fromarray(ramp.astype(np.float32)), "TIFF"), 8, "crop")
+    with pytest.raises(BrokenImage, match="beyond 16 bits"):
+        decode(png(Image.fromarray(ramp.astype(np.int32) * 9), "TIFF"), 8, "crop")
+
+
+def test_a_link_to_nowhere_is_a_broken_image(tmp_path: Path) -> None:
+    folders = write_folders(tmp_path / "images")
+    (next(folders.glob("*/train/*")) / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (domain,) = (d for d in read_folders(folders) if d.name)
+    source = DomainSource(domain.name, domain.classes, domain.images, True)
+    with pytest.raises(UserError, match=r"1 images that cannot be decoded: .*gone.png"):
+        pack_domain(source, tmp_path / "out", size=72)
+
+
+def test_more_shards_than_files_may_be_open_are_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(packing, "IMAGES_PER_SHARD", 3)
+    source = DomainSource("d", list("abc"), {"train": coloured(3, 60)}, True)
+    images = ShardImages(pack_domain(source, tmp_path, size=72), "train")
+    monkeypatch.setattr(shards, "_open_files", shards._OpenFiles(most=4))
+    before = len(os.listdir("/proc/self/fd"))
+    for image in np.random.default_rng(0).permutation(60):
+        assert images.read(int(image))
+        assert len(os.listdir("/proc/self/fd")) <= before + 4
 
 
 def test_tall_images_are_stretched_not_cropped(tmp_path: Path) -> None:

@@ -49,3 +49,11 @@ def test_crops_reach_every_place(domains: dict[str, Domain]) -> None:
     cut, _ = BatchTransform(domains, 2)({"types": given}, augment=True)["types"]
     bright = (cut[:, 0] > cut.min()).flatten(1).any(1).float().mean()
     assert 0.15 < bright < 0.35  # one of four places holds the corner
+
+
+def test_domains_that_are_normalised_alike_see_the_same_input(domains: dict[str, Domain]) -> None:
+    given = sample(4, 8)
+    for common in (False, True):
+        transform = BatchTransform(domains, 8, common)
+        batch = transform({"birds": given, "cars": given}, augment=False)
+        assert torch.equal(batch["birds"][0], batch["cars"][0]) == common
