@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image
 
 from mdl.data.decathlon import DOMAINS
-from mdl.data.packing import DomainSource, pack_domain
+from mdl.data.packing import pack_domain
+from mdl.data.source import DomainSource
 
 OVERLAY = "recipes/decathlon.yaml"
 
@@ -31,6 +32,7 @@ class RandomImage:
 
     def __init__(self, label: int, height: int) -> None:
         self.label, self.height, self.name = label, height, "random"
+        self.id, self.version = -1, ""
 
     def load(self) -> bytes:
         pixels = np.random.default_rng(self.label).integers(0, 256, (self.height, 72, 3))

@@ -18,15 +18,16 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
+from mdl.data.cache import is_address
 from mdl.data.datamodule import MultiDomainData
-from mdl.data.domains import Domain, read_domains
+from mdl.data.domains import Domain, read_domains, read_remote_domains
 from mdl.data.embedded import ROOT as EMBEDDED_ROOT
 from mdl.data.embedded import is_generated, pack_generated
 from mdl.errors import UserError, nearest
 from mdl.networks.controller import Controllers
 from mdl.networks.cost import CostTable
 from mdl.networks.multipath import MultiPathNetwork, path_users, supernet_users
-from mdl.recipe import Recipe, SpaceRecipe
+from mdl.recipe import Recipe, SpaceRecipe, image_sizes, load_sizes
 from mdl.results.dashboard import wandb_logger
 from mdl.results.metrics_logger import MetricsFile
 from mdl.run_folder import RunFolder, identity
@@ -55,7 +56,11 @@ def build_space(recipe: SpaceRecipe) -> SearchSpace:
 
 def find_domains(recipe: Recipe) -> dict[str, Domain]:
     """The packed domains that the recipe names; the embedded default is made on first use."""
-    root = Path(recipe.data.root)
+    data = recipe.data
+    if is_address(data.root):
+        limit = int(data.cache_gb * 1e9)
+        return read_remote_domains(data.root, data.domains, Path(data.cache_dir), limit)
+    root = Path(data.root)
     if recipe.data.root == EMBEDDED_ROOT and not is_generated(root):
         pack_generated(root)
     return read_domains(root, recipe.data.domains)
@@ -63,15 +68,23 @@ def find_domains(recipe: Recipe) -> dict[str, Domain]:
 
 def build_data(recipe: Recipe, domains: Mapping[str, Domain]) -> MultiDomainData:
     data = recipe.data
+    for name in data.per_domain:
+        if name not in domains:
+            hint = nearest(name, list(domains))
+            raise UserError(f"data.per_domain names '{name}', which is no domain here; {hint}")
+    own = {name: of.batch_size for name, of in data.per_domain.items()}
     return MultiDomainData(
         domains,
         batch_size=data.batch_size,
+        sampling=data.sampling,
+        own_batch_size={name: size for name, size in own.items() if size is not None},
+        train_splits=data.train_splits,
         held_out_batch_size=(
             recipe.search.held_out_batch_size if recipe.phase == "search" else None
         ),
         held_out=data.held_out,
-        image_size=data.image_size,
-        load_size=data.load_size,
+        image_size=image_sizes(data, domains),
+        load_size=load_sizes(data, domains),
         evaluation_batch_size=data.evaluation_batch_size,
         seed=recipe.seed,
         workers=data.workers,
@@ -101,7 +114,7 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
     return SearchModule(
         _channels_last(network),
         Controllers(space, list(domains), common=search.controllers == "common"),
-        CostTable(space, recipe.data.image_size, num_classes),
+        CostTable(space, image_sizes(recipe.data, domains), num_classes),
         seed=recipe.seed,
         controller_learning_rate=search.learning_rate,
         controller_beta1=search.beta1,
@@ -196,7 +209,8 @@ def build_trainer(recipe: Recipe, folder: RunFolder, callbacks: list[L.Callback]
     trainer = recipe.trainer
     if trainer.threads is not None:
         torch.set_num_threads(trainer.threads)
-    validates = recipe.phase == "retrain"
+    # nothing is left to validate on where the validation split is trained on
+    validates = recipe.phase == "retrain" and "val" not in recipe.data.train_splits
     checkpoints = Checkpoints(
         folder.checkpoints_dir,
         trainer.checkpoint_interval,

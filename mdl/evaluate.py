@@ -1,8 +1,10 @@
 """Exact per-domain accuracy of a retrained network.
 
     python -m mdl.evaluate RUN [--split test] [--checkpoint best|last]
+    python -m mdl.evaluate RUN --submission results.zip
 
-RUN is a run folder, e.g. runs/mpnas_retrain. Every image of the split counts once.
+RUN is a run folder, e.g. runs/mpnas_retrain. Every image of the split counts once. A submission
+is the answer file of the Visual Domain Decathlon, for its test images without labels.
 """
 
 from __future__ import annotations
@@ -13,15 +15,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
+import torch
 
-from mdl.assembly import build_callbacks, build_data, build_retrain, find_domains, quiet
+from mdl.assembly import (
+    build_callbacks,
+    build_data,
+    build_retrain,
+    find_domains,
+    load_weights,
+    quiet,
+)
 from mdl.console import run_command
+from mdl.data.datamodule import MultiDomainData
 from mdl.data.domains import SPLITS
 from mdl.errors import UserError
+from mdl.results.decathlon_score import score_of
+from mdl.results.submission import write_submission
 from mdl.results.summary import score_table
 from mdl.run_folder import RunFolder
-from mdl.scoring import choose_checkpoint, write_scores
+from mdl.scoring import choose_checkpoint, predict, write_scores
 from mdl.space.architecture import Architecture
+from mdl.training.retrain import RetrainModule
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -39,6 +53,11 @@ def main(arguments: Sequence[str]) -> None:
     domains = find_domains(recipe)
     module = build_retrain(recipe, domains, Architecture.read(folder.architecture_file))
     data = build_data(recipe, domains)
+    if options.submission is not None:
+        load_weights(module, folder.checkpoints_dir / checkpoint, recipe)
+        _submit(module, data, options.submission, options.partial)
+        return
+    data.check_split(options.split, labelled=True)
     trainer = L.Trainer(
         accelerator=recipe.trainer.accelerator,
         devices=1,  # exactly one: every image counts once, whatever the training ran on
@@ -51,7 +70,17 @@ def main(arguments: Sequence[str]) -> None:
     )
     scores = write_scores(recipe, folder, module, data, trainer, [options.split], checkpoint)
     score_table(scores, f"{recipe.name}, {checkpoint}").print()
+    if (points := score_of(scores[options.split]["accuracy"])) is not None:
+        print(f"Decathlon score S on {options.split}: {points:.0f}")
     print(f"Next: python -m mdl.report {options.run}")
+
+
+def _submit(module: RetrainModule, data: MultiDomainData, file: Path, partial: bool) -> None:
+    data.check_split("test")
+    # one device: the network that was built lies on the CPU
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = write_submission(file, predict(module.to(device), data, "test"), partial)
+    print(f"{file}: answers for {count:,} test images of {len(data.domains)} domains, checked")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path)
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--checkpoint", choices=("best", "last"))
+    parser.add_argument(
+        "--submission", type=Path, metavar="ZIP", help="write the Decathlon's answer file"
+    )
+    parser.add_argument(
+        "--partial", action="store_true", help="answer the test images that are there"
+    )
     return parser
 
 

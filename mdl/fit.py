@@ -31,10 +31,12 @@ from mdl.assembly import (
 )
 from mdl.console import run_command
 from mdl.data.datamodule import MultiDomainData
-from mdl.recipe import Recipe, dump_recipe, load_recipe, overrides_between
+from mdl.recipe import Recipe, dump_recipe, image_sizes, load_recipe, overrides_between
+from mdl.results.chance import at_chance_in_words
 from mdl.results.costs import compare_costs
 from mdl.results.dashboard import finish as finish_dashboard
 from mdl.results.dashboard import log_pictures
+from mdl.results.decathlon_score import score_of
 from mdl.results.metrics import last_values
 from mdl.results.summary import cost_table, path_table, score_table
 from mdl.run_folder import RunFolder
@@ -90,7 +92,7 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
     data = build_data(recipe, domains)
     trainer = build_trainer(recipe, folder, build_callbacks(recipe))
     data.check_ranks(trainer.world_size)
-    if recipe.phase == "retrain":
+    if recipe.phase == "retrain" and "val" not in data.train_splits:
         data.check_split("val")
     # all parts could be made: from here on the folder is this recipe's
     folder.claim(recipe)
@@ -126,7 +128,7 @@ def _write_product(recipe: Recipe, fitted: Fitted) -> None:
             "run": recipe.name,
             "seed": recipe.seed,
             "step": fitted.trainer.global_step,
-            "image_size": recipe.data.image_size,
+            "image_size": image_sizes(recipe.data, module.domains),
             "num_classes": module.num_classes,
         }
         architecture = module.architecture(source)
@@ -134,7 +136,7 @@ def _write_product(recipe: Recipe, fitted: Fitted) -> None:
             architecture.write(folder.architecture_file)
             log_pictures(fitted.trainer.loggers, architecture)
     elif isinstance(module, RetrainModule):
-        splits, best = scored_splits(data.domains), choose_checkpoint(folder)
+        splits, best = scored_splits(data.domains, data.train_splits), choose_checkpoint(folder)
         step = fitted.trainer.global_step
         write_scores(recipe, folder, module, data, fitted.trainer, splits, best, step)
 
@@ -158,7 +160,10 @@ def print_product(recipe: Recipe, folder: RunFolder, words: Sequence[str]) -> No
     num_classes = scores.get("num_classes") or architecture.source["num_classes"]
     private = recipe.network.nodes == "private"
     costs = compare_costs(
-        architecture, num_classes, recipe.data.image_size, recipe.network.batch_norm
+        architecture,
+        num_classes,
+        image_sizes(recipe.data, num_classes),
+        recipe.network.batch_norm,
     )
     if recipe.phase == "search":
         path_table(architecture, last_values(folder.metrics_file, "search/entropy")).print()
@@ -166,7 +171,13 @@ def print_product(recipe: Recipe, folder: RunFolder, words: Sequence[str]) -> No
         print(f"Architecture: {folder.architecture_file}")
         print(f"Next: {shlex.join(['python', '-m', 'mdl.fit', *retrain_words(recipe, words)])}")
     else:
-        score_table(scores["splits"], f"{recipe.name}: averaged weights").print()
+        if scores["splits"]:
+            score_table(scores["splits"], f"{recipe.name}: averaged weights").print()
+        for split, of in scores["splits"].items():
+            if (points := score_of(of["accuracy"])) is not None:
+                print(f"Decathlon score S on {split}: {points:.0f}")
+            if (remark := at_chance_in_words(split, of)) is not None:
+                print(f"At chance: {remark}")
         cost_table(costs, private, "what it costs").print()
         print(f"Next: python -m mdl.report {shlex.quote(str(folder.path))}")
 

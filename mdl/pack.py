@@ -1,43 +1,54 @@
 """Images into shards.
 
-    python -m mdl.pack folders DIR OUT       image folders <domain>/<split>/<class>/*
-    python -m mdl.pack miniature OUT         the ten generated domains
+    python -m mdl.pack folders DIR OUT        image folders <domain>/<split>/<class>/*, or
+                                              <domain>/<class>/* to be split by hash
+    python -m mdl.pack decathlon SOURCE OUT   the Visual Domain Decathlon's devkit
+    python -m mdl.pack miniature OUT          the ten generated domains
+    python -m mdl.pack verify OUT             re-reads everything against the checksums
+    python -m mdl.pack info OUT               a table, and a contact sheet per domain
 
 Each domain becomes OUT/<domain>/: WebDataset shards, an index per split, and a domain.json.
+Packing can be stopped; the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mdl.console import run_command
+from mdl.console import phase_bar, run_command
+from mdl.data.devkit import read_devkit
 from mdl.data.domains import SPLITS, Domain, read_domains
 from mdl.data.embedded import SEED, pack_generated
-from mdl.data.folders import read_folders
-from mdl.data.packing import DomainSource, pack_domains
+from mdl.data.folders import HELD_OUT, read_folders
+from mdl.data.packing import pack_domains
+from mdl.data.source import DomainSource
+from mdl.data.verify import verify_domain
 from mdl.errors import UserError
+from mdl.results.contact_sheet import write_contact_sheets
 from mdl.results.table import Table
 
 
 def main(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
-    if options.source == "folders":
-        sources = _folder_sources(options.dir, options.no_flip)
-        left = pack_domains(
-            sources, options.out, size=options.size, skip_broken=options.skip_broken
-        )
-    else:
-        left = pack_generated(options.out, options.seed)
-    for name in left:
-        print(f"{name}: already packed in {options.out}, left as it is")
-    domain_table(options.out).print()
-    print(
-        "Next: python -m mdl.fit recipes/mpnas_search.yaml "
-        f"data.root={options.out} name={options.out.name}"
-    )
+    commands = {
+        "folders": _pack_folders,
+        "decathlon": _pack_decathlon,
+        "miniature": _pack_miniature,
+        "verify": _verify,
+        "info": _info,
+    }
+    commands[options.command](options)
+
+
+def _pack_folders(options: argparse.Namespace) -> None:
+    sources = _folder_sources(options.dir, options.no_flip)
+    _pack(sources, options)
+    _say_what_is_packed(options.out, "recipes/mpnas_search.yaml")
 
 
 def _folder_sources(root: Path, no_flip: Sequence[str]) -> list[DomainSource]:
@@ -49,18 +60,88 @@ def _folder_sources(root: Path, no_flip: Sequence[str]) -> list[DomainSource]:
     for domain in domains:
         for extension, count in domain.ignored.items():
             print(f"{domain.name}: {count} files '{extension}' are no images, left out")
+        if domain.split_by_hash:
+            parts = ", ".join(f"{part:.0%} {split}" for split, part in HELD_OUT.items())
+            print(f"{domain.name}: no split folders, split by hash: {parts}, the rest train")
     return [DomainSource(d.name, d.classes, d.images, d.name not in no_flip) for d in domains]
+
+
+def _pack_decathlon(options: argparse.Namespace) -> None:
+    devkit = read_devkit(options.source)
+    listed = "\n".join(f"  {text}" for text in devkit.differences)
+    if devkit.differences and not options.partial:
+        raise UserError(
+            f"{options.source} differs from what is published:\n{listed}\n"
+            "Complete it, or pack what is there with --partial."
+        )
+    if devkit.differences:
+        print(f"Packed as it is, differing from what is published:\n{listed}")
+    _pack(devkit.sources, options)
+    _say_what_is_packed(options.out, "recipes/mpnas_search.yaml recipes/decathlon.yaml")
+
+
+def _pack(sources: Sequence[DomainSource], options: argparse.Namespace) -> None:
+    left = pack_domains(sources, options.out, size=options.size, skip_broken=options.skip_broken)
+    for name in left:
+        print(f"{name}: already packed in {options.out}, left as it is")
+
+
+def _pack_miniature(options: argparse.Namespace) -> None:
+    for name in pack_generated(options.out, options.seed):
+        print(f"{name}: already packed in {options.out}, left as it is")
+    _say_what_is_packed(options.out, "recipes/mpnas_search.yaml")
+
+
+def _say_what_is_packed(out: Path, recipes: str) -> None:
+    domain_table(out).print()
+    words = shlex.join([f"data.root={out}", f"name={out.name}"])
+    print(f"Next: python -m mdl.fit {recipes} {words}")
+
+
+def _verify(options: argparse.Namespace) -> None:
+    domains = read_domains(options.out)
+    total = sum(split.images for domain in domains.values() for split in domain.splits.values())
+    problems = {}
+    with phase_bar("verifying", total) as advance:
+        for name, domain in domains.items():
+            problems[name] = verify_domain(domain, os.cpu_count() or 1, advance)
+    rows = [[name, str(len(of)) if of else "as packed"] for name, of in problems.items()]
+    Table(f"verified: {total:,} images in {options.out}", ["domain", "faults"], rows).print()
+    faults = [f"{options.out / name}: {text}" for name, of in problems.items() for text in of]
+    if faults:
+        listed = "\n".join(f"  {text}" for text in faults[:50])
+        more = f"\n  ... and {len(faults) - 50} more" if len(faults) > 50 else ""
+        raise UserError(
+            f"{len(faults)} faults found:\n{listed}{more}\n"
+            "Restore the files, or remove the domain's folder and pack it again."
+        )
+
+
+def _info(options: argparse.Namespace) -> None:
+    domain_table(options.out).print()
+    sheets = write_contact_sheets(read_domains(options.out), options.out / "contact_sheets")
+    print(f"Contact sheets: {sheets[0].parent}/<domain>.png")
 
 
 def domain_table(root: Path) -> Table:
     """A row per packed domain."""
     rows = []
     for domain in read_domains(root).values():
-        counts = [str(domain.splits[s].images) if s in domain.splits else "-" for s in SPLITS]
-        classes, flip = str(len(domain.classes)), "yes" if domain.flip else "no"
-        rows.append([domain.name, classes, *counts, _sides(domain), flip, domain.fit])
-    columns = ["domain", "classes", *SPLITS, "sides, px", "flip", "fit"]
+        counts = [_count(domain, split) for split in SPLITS]
+        classes, flip = f"{len(domain.classes):,}", "yes" if domain.flip else "no"
+        size = sum(shard.bytes for of in domain.splits.values() for shard in of.shards)
+        sides = _sides(domain)
+        rows.append([domain.name, classes, *counts, f"{size / 1e6:.1f}", sides, flip, domain.fit])
+    columns = ["domain", "classes", *SPLITS, "MB", "sides, px", "flip", "fit"]
     return Table(f"packed domains in {root}", columns, rows)
+
+
+def _count(domain: Domain, split: str) -> str:
+    """Images of a split; a star where not all of them have labels."""
+    if split not in domain.splits:
+        return "-"
+    of = domain.splits[split]
+    return f"{of.images:,}" + ("" if of.labelled == of.images else "*")
 
 
 def _sides(domain: Domain) -> str:
@@ -75,13 +156,9 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    sources = parser.add_subparsers(dest="source", required=True)
-    folders = sources.add_parser("folders", help="image folders <domain>/<split>/<class>/*")
+    commands = parser.add_subparsers(dest="command", required=True)
+    folders = commands.add_parser("folders", help="image folders, with splits or without")
     folders.add_argument("dir", type=Path)
-    folders.add_argument("out", type=Path)
-    folders.add_argument(
-        "--size", type=int, default=72, help="longest shorter side, px (default 72)"
-    )
     folders.add_argument(
         "--no-flip",
         type=_names,
@@ -89,12 +166,26 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DOMAIN,...",
         help="domains whose labels a mirror changes: digits, letters, signs",
     )
-    folders.add_argument(
-        "--skip-broken", action="store_true", help="leave out images that cannot be decoded"
+    decathlon = commands.add_parser("decathlon", help="the Visual Domain Decathlon's devkit")
+    decathlon.add_argument("source", type=Path)
+    decathlon.add_argument(
+        "--partial", action="store_true", help="pack what is there, and say what is not"
     )
-    miniature = sources.add_parser("miniature", help="the ten generated domains")
+    for one in (folders, decathlon):
+        one.add_argument("out", type=Path)
+        one.add_argument(
+            "--size", type=int, default=72, help="longest shorter side, px (default 72)"
+        )
+        one.add_argument(
+            "--skip-broken", action="store_true", help="leave out images that cannot be decoded"
+        )
+    miniature = commands.add_parser("miniature", help="the ten generated domains")
     miniature.add_argument("out", type=Path)
     miniature.add_argument("--seed", type=int, default=SEED)
+    verify = commands.add_parser("verify", help="re-read everything against the checksums")
+    verify.add_argument("out", type=Path)
+    info = commands.add_parser("info", help="a table, and a contact sheet per domain")
+    info.add_argument("out", type=Path)
     return parser
 
 

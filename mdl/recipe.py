@@ -7,7 +7,7 @@ everything else has a default.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
+from mdl.data.sampling import check_sampling
 from mdl.errors import UserError, nearest
 
 
@@ -48,12 +49,29 @@ class SpaceRecipe:
 
 
 @dataclass
+class DomainDataRecipe:
+    """What one domain has otherwise than the others; null: as they have it."""
+
+    image_size: int | None = None
+    load_size: int | None = None
+    batch_size: int | None = None
+
+
+@dataclass
 class DataRecipe:
-    root: str = "data/miniature"  # this one is made on first use
+    # a folder, or an address (https://, s3://, gs://); the default is made on first use
+    root: str = "data/miniature"
+    cache_dir: str = "data/cache"  # where the shards of an address are kept
+    cache_gb: float = 100.0  # thousand million bytes of them; used longest ago, dropped first
     domains: list[str] | None = None  # null: all that lie there
     image_size: int = 32  # side of what the network sees, px
     load_size: int = 36  # side of what is decoded, from which that is cut
     batch_size: int = 16  # images of each domain per step, over all ranks
+    # balanced: the same of each domain | proportional to its size | a temperature t >= 1:
+    # proportional to size ** (1 / t), with batch_size as the mean
+    sampling: Any = "balanced"
+    per_domain: dict[str, DomainDataRecipe] = field(default_factory=dict)
+    train_splits: list[str] = field(default_factory=lambda: ["train"])  # [train, val]: for a test
     evaluation_batch_size: int = 64  # images of each domain per step and rank
     held_out: float = 0.2  # part of the training images that only rewards see (search)
     workers: int = 1  # decoding processes per rank
@@ -155,6 +173,7 @@ _CHOICES = {
 _POSITIVE = (
     "data.image_size",
     "data.load_size",
+    "data.cache_gb",
     "data.evaluation_batch_size",
     "trainer.max_steps",
     "trainer.validation_interval",
@@ -205,6 +224,21 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML; `load_recipe` reads it back."""
     return OmegaConf.to_yaml(OmegaConf.structured(recipe))
+
+
+def image_sizes(data: DataRecipe, domains: Iterable[str]) -> dict[str, int]:
+    """Domain -> side of what the network sees of it, px."""
+    own = {name: of.image_size for name, of in data.per_domain.items()}
+    return {name: own.get(name) or data.image_size for name in domains}
+
+
+def load_sizes(data: DataRecipe, domains: Iterable[str]) -> dict[str, int]:
+    """Domain -> side of what is decoded of it, px; an own image size keeps the proportion."""
+    sizes = {}
+    for name, side in image_sizes(data, domains).items():
+        own = data.per_domain[name].load_size if name in data.per_domain else None
+        sizes[name] = own or round(side * data.load_size / data.image_size)
+    return sizes
 
 
 def overrides_between(recipe: Recipe, wanted: Recipe, sections: Sequence[str]) -> list[str]:
@@ -338,6 +372,13 @@ def _check_values(merged: DictConfig) -> None:
     for key in ("data.batch_size", "search.held_out_batch_size"):
         if (value := OmegaConf.select(merged, key)) < 2:
             raise UserError(f"{key} is {value}; batch norm needs at least 2 images of a domain.")
+    check_sampling(merged.data.sampling)
+    _check_per_domain(merged)
+    splits = list(merged.data.train_splits)
+    if splits not in (["train"], ["train", "val"]):
+        raise UserError(f"data.train_splits is {splits}; expected [train] or [train, val].")
+    if merged.phase == "search" and splits != ["train"]:
+        raise UserError("data.train_splits: a search sees no validation images; expected [train].")
     for key in ("name", "runs_dir"):
         if not str(OmegaConf.select(merged, key)).strip():
             raise UserError(f"{key} is empty; expected a name.")
@@ -346,3 +387,12 @@ def _check_values(merged: DictConfig) -> None:
             f"name is '{merged.name}'; expected letters, digits, '_', '.' and '-': it names the "
             "run's folder."
         )
+
+
+def _check_per_domain(merged: DictConfig) -> None:
+    for name, of in merged.data.per_domain.items():
+        for key, least in (("image_size", 1), ("load_size", 1), ("batch_size", 2)):
+            if (value := of[key]) is not None and value < least:
+                raise UserError(
+                    f"data.per_domain.{name}.{key} is {value}; expected {least} or more."
+                )

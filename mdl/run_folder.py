@@ -23,6 +23,7 @@ _FREE = {
     "runs_dir",
     "wandb",
     "data.workers",
+    "data.cache_dir",
     "data.evaluation_batch_size",
     "data.broken_images_limit",
     "trainer.max_steps",

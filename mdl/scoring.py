@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
+import torch
 
 from mdl.assembly import load_weights
+from mdl.console import phase_bar
 from mdl.data.datamodule import MultiDomainData
 from mdl.data.domains import Domain
+from mdl.data.shards import ShardImages
+from mdl.data.streams import Sample
 from mdl.errors import UserError
 from mdl.recipe import Recipe
+from mdl.results.submission import Answers
 from mdl.run_folder import RunFolder
 from mdl.training.checkpoints import BEST, LAST
 from mdl.training.retrain import RetrainModule
 
 
-def scored_splits(domains: Mapping[str, Domain]) -> list[str]:
-    """Of 'val' and 'test', those that every domain has."""
+def scored_splits(domains: Mapping[str, Domain], trained: Sequence[str]) -> list[str]:
+    """Of 'val' and 'test', those that were not trained on and have labels in every domain."""
     scored = []
     for split in ("val", "test"):
+        if split in trained:
+            continue
         lacking = [
             name
             for name, of in domains.items()
@@ -49,6 +56,24 @@ def choose_checkpoint(folder: RunFolder, wanted: str | None = None) -> str:
     return name
 
 
+def predict(module: RetrainModule, data: MultiDomainData, split: str) -> dict[str, Answers]:
+    """The most likely class of every image of a split, in the order of its index."""
+    stream = data.evaluation_stream(split)
+    labels: dict[str, list[int]] = {domain: [] for domain in module.domains}
+    module.eval()
+    with torch.inference_mode(), phase_bar("answering", len(stream)) as advance:
+        for samples in stream:
+            there = {d: Sample(*(p.to(module.device) for p in of)) for d, of in samples.items()}
+            logits = module.average_logits(data.transform(there, augment=False))
+            for domain, of in logits.items():
+                labels[domain] += of.argmax(1).tolist()
+            advance(1)
+    return {
+        domain: Answers(ShardImages(data.domains[domain], split).rows["id"].tolist(), found)
+        for domain, found in labels.items()
+    }
+
+
 def score(
     recipe: Recipe,
     folder: RunFolder,
@@ -68,6 +93,7 @@ def score(
         "checkpoint": checkpoint,
         "checkpoint_step": step,
         "images": dict(zip(module.domains, module.counted, strict=True)),
+        "guessing": {d: data.domains[d].split(split).majority for d in module.domains},
         "accuracy": accuracy,
         "mean": sum(accuracy.values()) / len(accuracy),
         "loss": {d: module.records[f"{split}/loss/{d}"] for d in module.domains},

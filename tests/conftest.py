@@ -10,13 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 
 from mdl.data.domains import Domain, read_domains
-from mdl.data.packing import DomainSource, pack_domain
+from mdl.data.packing import pack_domain
+from mdl.data.source import DomainSource
 from mdl.space.search_space import SearchSpace, Stage
+
+settings.register_profile("no test asserts a time", deadline=None)
+settings.load_profile("no test asserts a time")
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +38,8 @@ class ColouredImage:
     index: int
     side: int
     name: str = "coloured"
+    id: int = -1
+    version: str = ""
 
     def load(self) -> bytes:
         generator = np.random.default_rng([self.label, self.index])

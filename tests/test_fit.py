@@ -14,7 +14,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mdl import evaluate, fit, pack
+from mdl import evaluate, fit, pack, report
 from mdl.assembly import build_search
 from mdl.data.domains import Domain
 from mdl.data.shards import ShardImages
@@ -347,6 +347,29 @@ def test_metrics_file_and_offline_wandb_hold_the_same_keys(
     assert in_file == {key for key in in_wandb if key.split("/")[-1] in names}
     assert {"train/loss/birds", "search/entropy/mean"} <= in_file
     assert any(key.startswith("architecture/path_map") for key in in_wandb)
+
+
+def test_domains_with_sizes_of_their_own_are_searched_and_retrained(
+    small_run: list[str],
+) -> None:
+    changes = [
+        "data.sampling=proportional", "data.batch_size=8",
+        "data.per_domain.cars={image_size: 16}", "data.per_domain.types={batch_size: 6}",
+    ]  # fmt: skip
+    fit.main([SEARCH, *small_run, *changes])
+    fit.main([RETRAIN, *small_run, *changes])
+    run = run_of(small_run, "mpnas_retrain")
+    source = Architecture.read(run / "architecture.json").source
+    assert source["image_size"] == {"birds": 12, "cars": 16, "types": 12}
+    report.main([str(run)])
+    assert "image size | 12 px, cars 16 px" in (run / "report.md").read_text()
+
+
+def test_a_recipe_for_a_domain_that_is_not_there_is_refused(small_run: list[str]) -> None:
+    with pytest.raises(UserError, match=r"data.per_domain names 'car', .* did you mean 'cars'\?"):
+        fit.main([SEARCH, *small_run, "data.per_domain.car={image_size: 16}"])
+    with pytest.raises(UserError, match="per_domain.cars.batch_size is 1; expected 2 or more"):
+        fit.main([SEARCH, *small_run, "data.per_domain.cars={batch_size: 1}"])
 
 
 def process(arguments: list[str]) -> subprocess.Popen[str]:

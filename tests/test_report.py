@@ -135,7 +135,7 @@ def test_a_retraining_shows_the_controllers_of_its_search(runs: Runs) -> None:
 def test_domains_at_chance_are_called_out(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     folder = runs.make("a_retraining", phase="retrain")
     runs.score(folder, {"birds": 0.6, "old_cars": 0.03, "types": 0.52})
-    remark = "at chance on 2 of 3 domains (test): old_cars (3.0%, chance 2.5%), types (52.0%"
+    remark = "at chance on 2 of 3 domains (test): old_cars (3.0%, guessing 2.5%), types (52.0%"
     assert remark in report(folder)
     assert remark in capsys.readouterr().out
 
@@ -154,7 +154,7 @@ def test_domains_at_chance_are_called_out(runs: Runs, capsys: pytest.CaptureFixt
 def test_chance_is_judged_by_the_number_of_images(
     accuracy: float, num_classes: int, num_images: int, expected: bool
 ) -> None:
-    assert at_chance(accuracy, num_classes, num_images) is expected
+    assert at_chance(accuracy, 1 / num_classes, num_images) is expected
 
 
 def test_runs_of_different_domains_stand_side_by_side(runs: Runs) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import CombinedLoader
 
 from mdl.data.domains import Domain
+from mdl.data.sampling import batch_sizes, shards_in_window
+from mdl.data.shards import ShardImages
 from mdl.data.streams import (
     BrokenImages,
     DomainImages,
@@ -24,6 +27,8 @@ from mdl.data.streams import (
 from mdl.data.transforms import Batch, BatchTransform
 from mdl.errors import UserError
 
+_log = logging.getLogger(__name__)
+
 
 class MultiDomainData(L.LightningDataModule):
     """Balanced training streams and exact evaluation streams of several domains.
@@ -32,10 +37,14 @@ class MultiDomainData(L.LightningDataModule):
     {"train": {...}, "held_out": {...}}, the second cut from the training split.
 
     domains: name -> what was packed.
-    batch_size: images of each domain in a step, over all ranks.
-    held_out_batch_size: the same of the held-out images; None without a search.
+    batch_size: images of each domain in a step, over all ranks; their mean, where `sampling`
+    gives domains different numbers (`sampling.batch_sizes`).
+    own_batch_size: domain -> its own, whatever the sampling.
+    train_splits: what is trained on, 'train' or 'train' and 'val'.
+    held_out_batch_size: as batch_size, of the held-out images; None without a search.
     held_out: fraction of the training split that is held out.
-    load_size, image_size: sides in px of the squares that are decoded, and cut out of those.
+    load_size, image_size: domain -> sides in px of the squares that are decoded, and cut out of
+    those.
     workers: processes that decode, per rank; 0 decodes in the training process.
     broken_images_limit: so many broken images a domain may have.
     common_normalisation: whether all domains' images are normalised alike.
@@ -49,9 +58,12 @@ class MultiDomainData(L.LightningDataModule):
         domains: Mapping[str, Domain],
         *,
         batch_size: int,
-        image_size: int,
-        load_size: int,
+        image_size: Mapping[str, int],
+        load_size: Mapping[str, int],
         seed: int,
+        sampling: str | float = "balanced",
+        own_batch_size: Mapping[str, int] | None = None,
+        train_splits: Sequence[str] = ("train",),
         held_out_batch_size: int | None = None,
         held_out: float = 0.2,
         evaluation_batch_size: int = 64,
@@ -60,33 +72,63 @@ class MultiDomainData(L.LightningDataModule):
         common_normalisation: bool = False,
     ) -> None:
         super().__init__()
-        if load_size < image_size:
-            raise UserError(
-                f"data.load_size is {load_size}, data.image_size {image_size}; an image of "
-                f"{image_size} px cannot be cut out of {load_size} px. Raise data.load_size."
-            )
         self.domains = dict(domains)
-        self.seed, self.workers, self.load_size = seed, workers, load_size
-        self.batch_size = {"train": batch_size}
-        if held_out_batch_size is not None:
-            self.batch_size["held_out"] = held_out_batch_size
+        for name in self.domains:
+            if load_size[name] < image_size[name]:
+                raise UserError(
+                    f"data.load_size of '{name}' is {load_size[name]}, its data.image_size "
+                    f"{image_size[name]}; an image of {image_size[name]} px cannot be cut out of "
+                    f"{load_size[name]} px. Raise data.load_size."
+                )
+        self.seed, self.workers, self.load_size = seed, workers, dict(load_size)
+        self.train_splits = tuple(train_splits)
         self.evaluation_batch_size = evaluation_batch_size
         self.broken_images = BrokenImages(broken_images_limit)
         self.split = "test"  # what a test pass goes over
         self._completed_steps = 0
         self._transform = BatchTransform(self.domains, image_size, common_normalisation)
-        self._orders = self._training_orders(held_out)
+        fraction = held_out if held_out_batch_size is not None else None
+        self._orders = self._training_orders(fraction)
+        sizes = {name: len(order.images) for name, order in self._orders["train"].items()}
+        self.batch_size = {
+            "train": batch_sizes(sizes, batch_size, sampling) | dict(own_batch_size or {})
+        }
+        if held_out_batch_size is not None:
+            self.batch_size["held_out"] = dict.fromkeys(self.domains, held_out_batch_size)
         self._note_cut_shards()
 
-    def _training_orders(self, held_out: float) -> dict[str, dict[str, TrainingOrder]]:
-        fraction = held_out if "held_out" in self.batch_size else None
-        orders: dict[str, dict[str, TrainingOrder]] = {stream: {} for stream in self.batch_size}
-        for name, domain in self.domains.items():
-            chosen = training_images(domain, self.load_size, fraction)
-            for stream, images in zip(orders, chosen, strict=False):
-                if images is not None:
-                    orders[stream][name] = TrainingOrder(images, self.seed, stream)
+    def _training_orders(self, held_out: float | None) -> dict[str, dict[str, TrainingOrder]]:
+        streams = ["train"] if held_out is None else ["train", "held_out"]
+        orders: dict[str, dict[str, TrainingOrder]] = {stream: {} for stream in streams}
+        chosen = {
+            name: training_images(domain, self.load_size[name], held_out, self.train_splits)
+            for name, domain in self.domains.items()
+        }
+        windows = self._windows({n: images.shards for n, (images, _) in chosen.items()}, streams)
+        for name, of_streams in chosen.items():
+            for stream, images in zip(streams, of_streams, strict=False):
+                assert images is not None
+                orders[stream][name] = TrainingOrder(images, self.seed, stream, windows[name])
         return orders
+
+    def _windows(
+        self, shards: Mapping[str, ShardImages], streams: Sequence[str]
+    ) -> dict[str, int | None]:
+        """Shards in a window of each domain; no windows for what lies on this machine's disk."""
+        caches = [of.cache for of in self.domains.values() if of.cache is not None]
+        if not caches:
+            return dict.fromkeys(shards)
+        sizes = {name: [shard.bytes for shard in of.shards] for name, of in shards.items()}
+        windows = shards_in_window(sizes, caches[0].limit, len(streams))
+        for name, window in windows.items():
+            if window is not None:
+                _log.warning(
+                    "'%s' does not fit data.cache_gb: its %d shards are shuffled %d at a time",
+                    name,
+                    len(sizes[name]),
+                    window,
+                )
+        return windows
 
     def _note_cut_shards(self) -> None:
         """A shard that was cut short is found at the start, not when its images come up."""
@@ -101,18 +143,24 @@ class MultiDomainData(L.LightningDataModule):
 
     def check_ranks(self, ranks: int) -> None:
         """Raises UserError where a rank would get fewer than two images of a domain."""
-        for stream, size in self.batch_size.items():
-            if size % ranks or size // ranks < 2:
-                raise UserError(
-                    f"A {stream} batch of {size} images per domain cannot be shared by {ranks} "
-                    f"ranks; expected a multiple of {ranks}, at least {2 * ranks}. "
-                    "Change data.batch_size or search.held_out_batch_size, or the devices."
-                )
+        for stream, sizes in self.batch_size.items():
+            for name, size in sizes.items():
+                if size % ranks or size // ranks < 2:
+                    raise UserError(
+                        f"A {stream} batch of {size} images of '{name}' cannot be shared by "
+                        f"{ranks} ranks; expected a multiple of {ranks}, at least {2 * ranks}. "
+                        "Change data.batch_size, data.per_domain or search.held_out_batch_size, "
+                        "or the devices."
+                    )
 
-    def check_split(self, split: str) -> None:
-        """Raises UserError where a domain lacks the split."""
-        for domain in self.domains.values():
-            domain.split(split)
+    def check_split(self, split: str, labelled: bool = False) -> None:
+        """Raises UserError where a domain lacks the split, or, `labelled`, all labels of it."""
+        for name, domain in self.domains.items():
+            if not domain.split(split).labelled and labelled:
+                raise UserError(
+                    f"The {split} images of '{name}' have no labels: there is nothing to compare "
+                    "answers to. Evaluate another --split, or write them with --submission."
+                )
 
     def train_dataloader(self) -> CombinedLoader:
         """One light iterable per domain over one pool of workers, from the current position."""
@@ -132,7 +180,7 @@ class MultiDomainData(L.LightningDataModule):
     def evaluation_stream(self, split: str) -> EvaluationStream:
         """Every image of a split once, over all ranks."""
         images = {
-            name: DomainImages(domain, split, self.load_size)
+            name: DomainImages(domain, ShardImages(domain, split), self.load_size[name])
             for name, domain in self.domains.items()
         }
         for name, of in images.items():

@@ -11,6 +11,7 @@ class DecathlonDomain:
     """A row of the challenge's table, in the order of the devkit's ids.
 
     baseline: test accuracy of the fully fine-tuned networks, which score 250 points each.
+    flip: whether a mirror image keeps its label; not so for signs, characters and digits.
     """
 
     name: str
@@ -19,6 +20,7 @@ class DecathlonDomain:
     val: int
     test: int
     baseline: float
+    flip: bool = True
 
 
 DOMAINS = (
@@ -26,13 +28,19 @@ DOMAINS = (
     DecathlonDomain("cifar100", 100, 40_000, 10_000, 10_000, 0.8212),
     DecathlonDomain("daimlerpedcls", 2, 23_520, 5_880, 19_600, 0.9282),
     DecathlonDomain("dtd", 47, 1_880, 1_880, 1_880, 0.5553),
-    DecathlonDomain("gtsrb", 43, 31_367, 7_842, 12_630, 0.9753),
+    DecathlonDomain("gtsrb", 43, 31_367, 7_842, 12_630, 0.9753, flip=False),
     DecathlonDomain("imagenet12", 1000, 1_232_167, 49_000, 48_238, 0.5987),
-    DecathlonDomain("omniglot", 1623, 17_853, 6_492, 8_115, 0.8769),
-    DecathlonDomain("svhn", 10, 47_217, 26_040, 26_032, 0.9655),
+    DecathlonDomain("omniglot", 1623, 17_853, 6_492, 8_115, 0.8769, flip=False),
+    DecathlonDomain("svhn", 10, 47_217, 26_040, 26_032, 0.9655, flip=False),
     DecathlonDomain("ucf101", 101, 7_585, 1_952, 3_783, 0.5120),
     DecathlonDomain("vgg-flowers", 102, 1_020, 1_020, 6_149, 0.8141),
 )
+
+
+def category_id(domain: str, label: int) -> int:
+    """The challenge's number of a class: k * 10^7 + class, classes from one, k the domain's."""
+    number = [of.name for of in DOMAINS].index(domain) + 1
+    return number * 10_000_000 + label + 1
 
 
 def is_decathlon(domains: Mapping[str, object]) -> bool:

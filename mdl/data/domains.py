@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mdl.data.cache import Cache
 from mdl.errors import UserError, nearest
 
 FORMAT = 1
 FILE = "domain.json"
+LIST = "domains.json"  # beside the domains' folders: their names, for addresses that list nothing
 SPLITS = ("train", "val", "test")
 FITS = ("crop", "stretch")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -45,6 +48,11 @@ class Split:
         """Images whose label is known."""
         return sum(self.images_per_class)
 
+    @property
+    def majority(self) -> float:
+        """Share of the most frequent class: what a constant answer scores."""
+        return max(self.images_per_class) / max(self.labelled, 1)
+
 
 @dataclass(frozen=True)
 class Domain:
@@ -58,22 +66,29 @@ class Domain:
     fit: str  # how an image becomes square: 'crop' its middle, or 'stretch' it
     splits: dict[str, Split]
     folder: Path
+    cache: Cache | None = None  # fetches and keeps the files of a domain at an address
+
+    @property
+    def files(self) -> list[str]:
+        """Names of its indexes and shards."""
+        splits = self.splits.values()
+        return [file for of in splits for file in (of.index, *(shard.file for shard in of.shards))]
 
     def write(self) -> None:
         """Writes `domain.json` into the domain's folder."""
-        content = {"format": FORMAT} | asdict(self)
-        del content["folder"]
+        content = {"format": FORMAT} | asdict(replace(self, cache=None))
+        del content["folder"], content["cache"]
         text = json.dumps(content, indent=1, ensure_ascii=False)
         text = re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text)
         (self.folder / FILE).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
-    def read(cls, folder: Path) -> Domain:
+    def read(cls, folder: Path, cache: Cache | None = None) -> Domain:
         """Raises UserError where the file is missing, damaged, or does not hold together."""
         file = folder / FILE
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            domain = cls._from_content(content, folder)
+            domain = replace(cls._from_content(content, folder), cache=cache)
         except FileNotFoundError as error:
             raise UserError(
                 f"No {FILE} in {folder}. Pack the images first: python -m mdl.pack folders DIR OUT"
@@ -160,6 +175,33 @@ def check_name(name: str) -> None:
         )
     if name == "mean":
         raise UserError("'mean' cannot be the name of a domain: records name their mean so.")
+
+
+def write_list(root: Path) -> None:
+    """Writes `domains.json`, the names of the domains packed below `root`."""
+    names = sorted(file.parent.name for file in root.glob(f"*/{FILE}"))
+    beside = root / f".{LIST}.partial"
+    beside.write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
+    os.replace(beside, root / LIST)
+
+
+def read_remote_domains(
+    address: str, names: Sequence[str] | None, cache_dir: Path, cache_bytes: int
+) -> dict[str, Domain]:
+    """The packed domains at an address; their files are fetched when they are first needed.
+
+    names: the ones wanted; None for those of its `domains.json`.
+    Raises UserError where the address cannot be used, or holds no such domain.
+    """
+    cache = Cache(address, cache_dir, cache_bytes)
+    if not names:
+        names = json.loads(cache.fetch_afresh(LIST).read_text(encoding="utf-8"))
+    found = {}
+    for name in sorted(names or ()):
+        check_name(name)
+        below = cache.below(name)
+        found[name] = Domain.read(below.fetch_afresh(FILE).parent, below)
+    return found
 
 
 def read_domains(root: Path, names: Sequence[str] | None = None) -> dict[str, Domain]:

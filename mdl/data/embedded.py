@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mdl.data.domains import FILE
 from mdl.data.miniature import DOMAINS, MiniatureDomain, miniature_image
-from mdl.data.packing import DomainSource, pack_domains
+from mdl.data.packing import pack_domains
+from mdl.data.source import DomainSource
 
 ROOT = "data/miniature"  # the data.root that is made on first use
 SEED = 0
@@ -30,6 +31,14 @@ class GeneratedImage:
     @property
     def label(self) -> int:
         return self.index % len(self.domain.classes)
+
+    @property
+    def id(self) -> int:
+        return -1
+
+    @property
+    def version(self) -> str:
+        return str(self.seed)
 
     @property
     def name(self) -> str:

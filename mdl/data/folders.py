@@ -1,18 +1,21 @@
-"""Image folders as a source: `<domain>/<split>/<class>/*`."""
+"""Image folders as a source: `<domain>/<split>/<class>/*`, or `<domain>/<class>/*`."""
 
 from __future__ import annotations
 
+import hashlib
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from mdl.data.domains import SPLITS
+from mdl.data.images import EXTENSIONS
 from mdl.errors import UserError
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+HELD_OUT = {"val": 0.15, "test": 0.15}  # parts of a domain that comes without splits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileImage:
     """An image file with its label."""
 
@@ -20,8 +23,20 @@ class FileImage:
     label: int
 
     @property
+    def id(self) -> int:
+        return -1
+
+    @property
     def name(self) -> str:
         return str(self.file)
+
+    @property
+    def version(self) -> str:
+        try:
+            found = self.file.stat()
+        except OSError:
+            return "missing"  # a link to nowhere: told when it is read
+        return f"{found.st_size}@{found.st_mtime_ns}"
 
     def load(self) -> bytes:
         return self.file.read_bytes()
@@ -35,6 +50,7 @@ class FolderDomain:
     classes: tuple[str, ...]
     images: dict[str, list[FileImage]]
     ignored: Counter[str]  # extension -> how many files are no images
+    split_by_hash: bool  # whether the splits are ours
 
 
 def read_folders(root: Path) -> list[FolderDomain]:
@@ -52,42 +68,109 @@ def read_folders(root: Path) -> list[FolderDomain]:
         )
     if not folders:
         raise UserError(f"{root} holds no folders; expected {root}/<domain>/<split>/<class>/*.")
+    if any(_holds_images(folder) for folder in folders):
+        raise UserError(
+            f"{root} holds the classes of one domain; expected a folder of domains. "
+            f"Give its parent: python -m mdl.pack folders {root.parent} OUT"
+        )
     return [_read_domain(folder) for folder in folders]
 
 
 def _read_domain(folder: Path) -> FolderDomain:
     splits = {split: folder / split for split in SPLITS if (folder / split).is_dir()}
+    inner = _subfolders(folder)
+    if not splits and any(_holds_images(sub) for sub in inner):
+        return _split_by_hash(folder)
     if "train" not in splits:
-        found = ", ".join(sub.name for sub in _subfolders(folder)) or "no folders"
+        found = ", ".join(sub.name for sub in inner) or "no folders"
         raise UserError(
             f"Domain '{folder.name}' has no split 'train': expected {folder}/train/<class>/*, "
-            f"found {found}."
+            f"or {folder}/<class>/* to be split by hash; found {found}."
         )
-    classes = tuple(sub.name for sub in _subfolders(splits["train"]))
-    if not classes:
-        raise UserError(f"{splits['train']} holds no class folders; expected one per class.")
+    classes = _class_names(splits["train"])
     images, ignored = {}, Counter[str]()
     for split, at in splits.items():
-        images[split] = _read_split(at, classes, ignored)
-    return FolderDomain(folder.name, classes, images, ignored)
+        images[split] = _read_classes(at, classes, ignored)
+    return FolderDomain(folder.name, classes, images, ignored, split_by_hash=False)
 
 
-def _read_split(folder: Path, classes: tuple[str, ...], ignored: Counter[str]) -> list[FileImage]:
+def _split_by_hash(folder: Path) -> FolderDomain:
+    """Fixed splits by what the files hold.
+
+    So a file's split depends on nothing but itself: not on its name, not on what is added to
+    the folder later; and copies of one file lie in one split.
+    """
+    classes, ignored = _class_names(folder), Counter[str]()
+    images: dict[str, list[FileImage]] = {split: [] for split in SPLITS}
+    for image in _read_classes(folder, classes, ignored):
+        images[_split_of(image)].append(image)
+    for label, name in enumerate(classes):
+        if not any(image.label == label for image in images["train"]):
+            raise UserError(
+                f"Class '{name}' of domain '{folder.name}' has too few images to be split by "
+                "hash: none falls to train. Add images, or lay out train/, val/ and test/."
+            )
+    return FolderDomain(folder.name, classes, images, ignored, split_by_hash=True)
+
+
+def _split_of(image: FileImage) -> str:
+    try:
+        digest = hashlib.sha256(image.load()).digest()
+    except OSError:
+        return "train"  # cannot be read: told when it is packed
+    position = int.from_bytes(digest[:8], "big") / 2**64
+    for split, part in HELD_OUT.items():
+        if position < part:
+            return split
+        position -= part
+    return "train"
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    names = tuple(_class_name(sub) for sub in _subfolders(folder))
+    if not names:
+        raise UserError(f"{folder} holds no class folders; expected one per class.")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(
+            f"{folder} holds two folders of the class '{twice[0]}', written in two forms of "
+            "Unicode. Merge them."
+        )
+    return names
+
+
+def _class_name(folder: Path) -> str:
+    """Composed: some systems store an accent as a letter of its own, others do not."""
+    name = unicodedata.normalize("NFC", folder.name)
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"The name of the class folder {folder!a} is no valid text. Rename it."
+        ) from error
+    return name
+
+
+def _read_classes(folder: Path, classes: tuple[str, ...], ignored: Counter[str]) -> list[FileImage]:
     images = []
+    label_of = {name: label for label, name in enumerate(classes)}
     for class_folder in _subfolders(folder):
-        if class_folder.name not in classes:
+        label = label_of.get(_class_name(class_folder))
+        if label is None:
             raise UserError(
                 f"{class_folder} is a class that the training split lacks; train has "
                 f"{len(classes)} classes: {', '.join(classes[:5])}"
                 f"{', ...' if len(classes) > 5 else ''}. Add training images of it or remove it."
             )
-        label = classes.index(class_folder.name)
         for file in sorted(class_folder.iterdir()):
             if file.suffix.lower() in EXTENSIONS:
                 images.append(FileImage(file, label))
             elif not file.name.startswith("."):
                 ignored[file.suffix or file.name] += 1
     return images
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(file.suffix.lower() in EXTENSIONS for file in folder.iterdir())
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -9,6 +9,9 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, ImageOps
 
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+MOST_PIXELS = 100_000_000  # beyond it an image is taken for a decompression bomb
+
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -20,7 +23,9 @@ def open_image(content: bytes) -> Image.Image:
     """The image upright (EXIF), as 'L' or 'RGB'. Raises BrokenImage."""
     try:
         image = Image.open(io.BytesIO(content))
-        image.load()
+        if image.width * image.height > MOST_PIXELS:
+            raise BrokenImage(f"{image.width} x {image.height} pixels; at most {MOST_PIXELS:,}")
+        image.load()  # of an animation, the first picture
         upright = ImageOps.exif_transpose(image)
         if upright.mode == "I" or upright.mode.startswith("I;16"):
             return _from_16_bits(upright)
@@ -50,7 +55,7 @@ def decode(content: bytes, size: int, fit: str) -> Pixels:
     """
     if content[:2] == b"\xff\xd8" and b"Exif" not in content[:64]:
         try:
-            # twice as fast as Pillow; the packer leaves no EXIF, CMYK or huge image
+            # twice as fast as Pillow; the packer leaves no EXIF, and no huge image
             pixels: Pixels = simplejpeg.decode_jpeg(content, "RGB", strict=True)
         except ValueError as error:
             raise BrokenImage(str(error)) from error

@@ -42,6 +42,16 @@ def permutation(key: int, size: int) -> Integers:
     return np.argsort(scramble(key, np.arange(size)), kind="stable")
 
 
+def windowed_permutation(key: int, shards: Integers, window: int) -> Integers:
+    """A permutation that has at most `window` shards open at a time.
+
+    shards: of each element, the shard that it lies in. Shards come in an order drawn by `key`,
+    `window` by `window`; the elements of a window are shuffled together.
+    """
+    turn_of_shard = np.argsort(permutation(stable_key(key, "shards"), int(shards.max()) + 1))
+    return np.lexsort((scramble(key, np.arange(len(shards))), turn_of_shard[shards] // window))
+
+
 def uniforms(key: int, numbers: Integers, draws: int) -> npt.NDArray[np.float32]:
     """`draws` uniform numbers in [0, 1) for each of the numbers, [len(numbers), draws]."""
     columns = numbers[:, None] * draws + np.arange(draws)

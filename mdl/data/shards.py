@@ -17,11 +17,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+# before webdataset is imported: addresses that run a shell are refused
+os.environ["WDS_SECURE"] = "1"
+
 import numpy as np
 import numpy.typing as npt
 import webdataset
 
-from mdl.data.domains import Domain, Shard
+from mdl.data.domains import Domain, Shard, Split
 from mdl.data.images import BrokenImage
 from mdl.errors import UserError
 
@@ -96,19 +99,29 @@ _open_files = _OpenFiles(most=256)
 
 
 class ShardImages:
-    """Random access to the encoded images of one split of a domain.
+    """Random access to the encoded images of a domain's split, or of several one after the other.
+
+    What is read is handed on as bytes and decoded as an image: whatever else may lie in a shard
+    is never opened.
 
     Raises UserError on construction where index or shards do not match the domain.json; a
     shard that was cut short is no such error: the images behind the cut are broken ones.
     """
 
-    def __init__(self, domain: Domain, split: str) -> None:
-        self._folder = domain.folder
-        self._split = domain.split(split)
-        self._name = f"{domain.name}/{split}"
-        self.rows = self._read_index(len(domain.classes))
-        self._check_shards()
-        _open_files.forget(self._folder)
+    def __init__(self, domain: Domain, *splits: str) -> None:
+        self._folder, self._cache = domain.folder, domain.cache
+        self.shards: list[Shard] = []
+        parts = []
+        for name in splits:
+            split = domain.split(name)
+            rows = self._read_index(split, f"{domain.name}/{name}", len(domain.classes))
+            rows["shard"] += len(self.shards)
+            parts.append(rows)
+            self.shards += split.shards
+        self.rows: Rows = np.concatenate(parts)
+        if self._cache is None:
+            self._check_shards()
+            _open_files.forget(self._folder)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -116,58 +129,76 @@ class ShardImages:
     def read(self, image: int) -> bytes:
         """The encoded image. Raises BrokenImage where the shard ends before it."""
         row = self.rows[image]
-        number, size = int(row["shard"]), int(row["bytes"])
-        descriptor = _open_files.descriptor(self._folder / self._split.shards[number].file)
-        content = os.pread(descriptor, size, int(row["offset"]))
-        if len(content) < size:
+        content = self._read(int(row["shard"]), int(row["offset"]), int(row["bytes"]))
+        if len(content) < row["bytes"]:
             raise BrokenImage("the shard ends before it")
         return content
 
+    def _read(self, number: int, offset: int, count: int) -> bytes:
+        shard = self.shards[number]
+        if self._cache is not None:
+            return self._cache.read(shard.file, shard.bytes, shard.sha256, offset, count)
+        return os.pread(_open_files.descriptor(self._folder / shard.file), count, offset)
+
+    def count_by_class(self, num_classes: int) -> tuple[int, ...]:
+        """How many images have each label; those without one are not counted."""
+        labels = self.rows["label"]
+        counts: list[int] = np.bincount(labels[labels >= 0], minlength=num_classes).tolist()
+        return tuple(counts)
+
     def name_of(self, image: int) -> str:
         """How messages name an image: its shard, and its key within."""
-        shard = self._split.shards[int(self.rows[image]["shard"])].file
-        return f"{self._folder / shard}:{image:08d}"
+        row = self.rows[image]
+        # a tar's header, with the name of the member, lies in the 512 bytes before its content
+        header = self._read(int(row["shard"]), int(row["offset"]) - tarfile.BLOCKSIZE, 100)
+        key = header.split(b"\0")[0].decode("ascii", "replace") or f"@{row['offset']}"
+        return f"{self._folder / self.shards[int(row['shard'])].file}:{key}"
 
     def cut_off(self) -> list[str]:
-        """Names of the images that lie behind the end of a shard that was cut short."""
-        sizes = np.array([(self._folder / s.file).stat().st_size for s in self._split.shards])
+        """Names of the images that lie behind the end of a shard that was cut short.
+
+        A shard at an address is compared to its checksum when it is fetched.
+        """
+        if self._cache is not None:
+            return []
+        sizes = np.array([(self._folder / s.file).stat().st_size for s in self.shards])
         ends = self.rows["offset"] + self.rows["bytes"]
         return [self.name_of(int(i)) for i in np.flatnonzero(ends > sizes[self.rows["shard"]])]
 
-    def _read_index(self, num_classes: int) -> Rows:
-        file = self._folder / self._split.index
+    def _read_index(self, split: Split, name: str, num_classes: int) -> Rows:
+        file = self._folder / split.index
         try:
+            if self._cache is not None:
+                file = self._cache.path(split.index, None, split.index_sha256)
             content = file.read_bytes()
         except OSError as error:
             raise UserError(
-                f"The index {file} of {self._name} is missing. Pack the domain again."
+                f"The index {file} of {name} is missing. Pack the domain again."
             ) from error
-        if hashlib.sha256(content).hexdigest() != self._split.index_sha256:
+        if hashlib.sha256(content).hexdigest() != split.index_sha256:
             raise UserError(
                 f"The index {file} does not match the checksum in domain.json. "
                 "Pack the domain again."
             )
         rows: Rows = np.load(io.BytesIO(content), allow_pickle=False)
-        if len(rows) != self._split.images:
+        if len(rows) != split.images:
             raise UserError(
                 f"The index {file} has {len(rows)} images, domain.json says "
-                f"{self._split.images}. Pack the domain again."
+                f"{split.images}. Pack the domain again."
             )
         outside = rows["label"][rows["label"] >= num_classes]
         if len(outside):
             raise UserError(
-                f"{self._name} holds label {outside[0]}, outside its {num_classes} classes "
+                f"{name} holds label {outside[0]}, outside its {num_classes} classes "
                 f"(0 to {num_classes - 1}). Pack the domain again."
             )
         return rows
 
     def _check_shards(self) -> None:
-        for shard in self._split.shards:
+        for shard in self.shards:
             file = self._folder / shard.file
             if not file.is_file():
-                raise UserError(
-                    f"Shard {file} of {self._name} is missing. Restore it, or pack again."
-                )
+                raise UserError(f"Shard {file} is missing. Restore it, or pack again.")
             if (size := file.stat().st_size) > shard.bytes:
                 raise UserError(
                     f"Shard {file} has {size} bytes, domain.json says {shard.bytes}: it is "

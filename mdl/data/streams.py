@@ -21,7 +21,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from mdl.data.domains import Domain
 from mdl.data.images import BrokenImage, Pixels, decode
-from mdl.data.order import Integers, held_out, permutation, stable_key, uniforms
+from mdl.data.order import (
+    Integers,
+    held_out,
+    permutation,
+    stable_key,
+    uniforms,
+    windowed_permutation,
+)
 from mdl.data.shards import ShardImages
 from mdl.errors import UserError
 
@@ -71,21 +78,20 @@ class BrokenImages:
 class DomainImages:
     """The images of one domain that a stream walks over, decoded to squares of `size` px.
 
-    chosen: which images of the split; None for all.
+    chosen: which of them; None for all.
     """
 
     def __init__(
-        self, domain: Domain, split: str, size: int, chosen: Integers | None = None
+        self, domain: Domain, shards: ShardImages, size: int, chosen: Integers | None = None
     ) -> None:
-        self.domain, self.size = domain, size
-        self.shards = ShardImages(domain, split)
+        self.domain, self.shards, self.size = domain, shards, size
         self.chosen = np.arange(len(self.shards)) if chosen is None else chosen
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def decode(self, image: int, into: Pixels) -> int:
-        """Decodes an image of the split and gives its label. Raises BrokenImage."""
+        """Decodes an image and gives its label. Raises BrokenImage."""
         into[:] = decode(self.shards.read(image), self.size, self.domain.fit)
         return int(self.shards.rows[image]["label"])
 
@@ -100,11 +106,16 @@ class Part:
 
 @dataclass(frozen=True)
 class TrainingOrder:
-    """The endless order of one domain's images: a fresh permutation in each epoch."""
+    """The endless order of one domain's images: a fresh permutation in each epoch.
+
+    window: shards that an epoch has open at a time; None: as many as there are, so that the
+    permutation is uniform.
+    """
 
     images: DomainImages
     seed: int
     stream: str  # 'train' and 'held_out' walk their images independently
+    window: int | None = None
     _orders: dict[int, Integers] = field(default_factory=dict, repr=False, compare=False)
 
     def part(self, numbers: Integers) -> Part:
@@ -140,8 +151,13 @@ class TrainingOrder:
         if epoch not in self._orders:
             while len(self._orders) > 1:  # a batch may span two epochs
                 del self._orders[min(self._orders)]
-            shuffled = permutation(self._key("order", epoch), len(self.images))
-            self._orders[epoch] = self.images.chosen[shuffled]
+            key, chosen = self._key("order", epoch), self.images.chosen
+            if self.window is None:
+                shuffled = permutation(key, len(chosen))
+            else:
+                shards = self.images.shards.rows["shard"][chosen]
+                shuffled = windowed_permutation(key, shards, self.window)
+            self._orders[epoch] = chosen[shuffled]
         return self._orders[epoch]
 
     def _key(self, purpose: str, epoch: int) -> int:
@@ -163,13 +179,13 @@ class TrainingSteps(Dataset[dict[str, dict[str, Part]]]):
     """Step -> stream -> domain -> images: what the workers compute.
 
     orders: stream -> domain -> order.
-    batch_size: images of a domain in a step, over all ranks, by stream.
+    batch_size: stream -> domain -> images in a step, over all ranks.
     """
 
     def __init__(
         self,
         orders: Mapping[str, Mapping[str, TrainingOrder]],
-        batch_size: Mapping[str, int],
+        batch_size: Mapping[str, Mapping[str, int]],
         share: Share = Share(),
     ) -> None:
         self.orders, self.batch_size, self.share = orders, batch_size, share
@@ -177,9 +193,11 @@ class TrainingSteps(Dataset[dict[str, dict[str, Part]]]):
     def __getitem__(self, step: int) -> dict[str, dict[str, Part]]:
         parts: dict[str, dict[str, Part]] = {}
         for stream, orders in self.orders.items():
-            size = self.batch_size[stream]
-            numbers = self.share.of(np.arange(step * size, (step + 1) * size))
-            parts[stream] = {name: order.part(numbers) for name, order in orders.items()}
+            parts[stream] = {}
+            for name, order in orders.items():
+                size = self.batch_size[stream][name]
+                numbers = self.share.of(np.arange(step * size, (step + 1) * size))
+                parts[stream][name] = order.part(numbers)
         return parts
 
 
@@ -190,20 +208,25 @@ class _Parcel:
     Sixty tensors a step would cost more time on their way than it takes to decode them.
     """
 
-    whole: Sample
-    counts: list[int]
+    whole: Sample  # its images flat: domains may have images of different sizes
+    shapes: list[torch.Size]
     broken: list[list[str]]
     names: list[tuple[str, ...]]
 
     @classmethod
     def of(cls, parts: Mapping[tuple[str, ...], Part]) -> _Parcel:
         samples = [part.sample for part in parts.values()]
-        whole = Sample(*(torch.cat(kind) for kind in zip(*samples, strict=True)))
+        flat = [sample._replace(images=sample.images.flatten()) for sample in samples]
+        whole = Sample(*(torch.cat(kind) for kind in zip(*flat, strict=True)))
         broken = [part.broken for part in parts.values()]
-        return cls(whole, [len(sample.labels) for sample in samples], broken, list(parts))
+        return cls(whole, [sample.images.shape for sample in samples], broken, list(parts))
 
     def open(self) -> dict[tuple[str, ...], Part]:
-        kinds = zip(*(kind.split(self.counts) for kind in self.whole), strict=True)
+        flat = self.whole.images.split([shape.numel() for shape in self.shapes])
+        images = [part.view(shape) for part, shape in zip(flat, self.shapes, strict=True)]
+        counts = [shape[0] for shape in self.shapes]
+        labels, draws = self.whole.labels.split(counts), self.whole.draws.split(counts)
+        kinds = zip(images, labels, draws, strict=True)
         parts = (Part(Sample(*of), b) for of, b in zip(kinds, self.broken, strict=True))
         return dict(zip(self.names, parts, strict=True))
 
@@ -346,20 +369,21 @@ class EvaluationStream:
 
 
 def training_images(
-    domain: Domain, size: int, held_out_fraction: float | None
+    domain: Domain, size: int, held_out_fraction: float | None, splits: Sequence[str] = ("train",)
 ) -> tuple[DomainImages, DomainImages | None]:
     """A domain's training images, and those held out of them for a search's rewards."""
+    shards = ShardImages(domain, *splits)
     if held_out_fraction is None:
-        return DomainImages(domain, "train", size), None
-    count = domain.split("train").images
+        return DomainImages(domain, shards, size), None
+    count = len(shards)
     if count < 2:
         raise UserError(
             f"Domain '{domain.name}' has {count} training image; a search needs at least two, "
             "one to learn from and one held out. Leave it out with data.domains."
         )
     mask = held_out(domain.name, count, held_out_fraction)
-    train = DomainImages(domain, "train", size, np.flatnonzero(~mask))
-    return train, DomainImages(domain, "train", size, np.flatnonzero(mask))
+    train = DomainImages(domain, shards, size, np.flatnonzero(~mask))
+    return train, DomainImages(domain, shards, size, np.flatnonzero(mask))
 
 
 class _Count:

@@ -15,19 +15,19 @@ Batch = dict[str, tuple[Tensor, Tensor]]
 
 
 class BatchTransform:
-    """Crops, flips and normalises the images of all domains in one go.
+    """Crops, flips and normalises the images of all domains of one size in one go.
 
     What is done to an image depends on its own draws alone (`Sample.draws`), so ranks, workers
     and the company in a batch do not change it.
 
     domains: their mean, deviation and whether they may be flipped.
-    image_size: side of the square that is cut out, px.
+    image_size: domain -> side of the square that is cut out, px.
     common: whether all domains are normalised alike, by the mean of their statistics, so that
     an image is the same input to every domain's path.
     """
 
     def __init__(
-        self, domains: Mapping[str, Domain], image_size: int, common: bool = False
+        self, domains: Mapping[str, Domain], image_size: Mapping[str, int], common: bool = False
     ) -> None:
         self._row = {name: row for row, name in enumerate(domains)}
         self._mean = torch.tensor([domain.mean for domain in domains.values()]) * 255
@@ -36,19 +36,27 @@ class BatchTransform:
             self._mean = self._mean.mean(0).expand_as(self._mean)
             self._std = self._std.mean(0).expand_as(self._std)
         self._flip = torch.tensor([domain.flip for domain in domains.values()])
-        self._size = image_size
+        self._size = dict(image_size)
 
     def __call__(self, samples: Mapping[str, Sample], augment: bool) -> Batch:
         """augment: random places and flips by the draws; else the middle, unflipped."""
-        if not samples:
-            return {}
+        alike: dict[tuple[int, int], dict[str, Sample]] = {}
+        for name, sample in samples.items():
+            sizes = sample.images.shape[1], self._size[name]
+            alike.setdefault(sizes, {})[name] = sample
+        done: Batch = {}
+        for (_, size), group in alike.items():
+            done |= self._transform(group, size, augment)
+        return {name: done[name] for name in samples}
+
+    def _transform(self, samples: Mapping[str, Sample], size: int, augment: bool) -> Batch:
         images = torch.cat([sample.images for sample in samples.values()])
         draws = torch.cat([sample.draws for sample in samples.values()])
         counts = [len(sample.labels) for sample in samples.values()]
         rows = [self._row[name] for name in samples]
         row = torch.repeat_interleave(torch.tensor(rows), torch.tensor(counts))
         flip = (draws[:, 2] < 0.5) & self._flip[row].to(draws.device) if augment else None
-        cut = self._cut(images, draws, flip).permute(0, 3, 1, 2)
+        cut = self._cut(images, size, draws, flip).permute(0, 3, 1, 2)
         mean, std = (t[row, :, None, None].to(images.device) for t in (self._mean, self._std))
         normal = (cut - mean) / std  # channels last, as they were cut
         return {
@@ -56,14 +64,15 @@ class BatchTransform:
             for name, part in zip(samples, normal.split(counts), strict=True)
         }
 
-    def _cut(self, images: Tensor, draws: Tensor, flip: Tensor | None) -> Tensor:
+    @staticmethod
+    def _cut(images: Tensor, size: int, draws: Tensor, flip: Tensor | None) -> Tensor:
         """[n, S, S, 3] -> [n, s, s, 3], by one gather."""
-        room = images.shape[1] - self._size + 1
+        room = images.shape[1] - size + 1
         top, left = (draws[:, :2] * room).long().unbind(1)
-        side = torch.arange(self._size, device=images.device)
+        side = torch.arange(size, device=images.device)
         across = side.expand(len(images), -1)
         if flip is not None:
-            across = torch.where(flip[:, None], self._size - 1 - across, across)
+            across = torch.where(flip[:, None], size - 1 - across, across)
         y = (top[:, None] + side)[:, :, None]
         x = (left[:, None] + across)[:, None, :]
         image = torch.arange(len(images), device=images.device)[:, None, None]

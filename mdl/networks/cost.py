@@ -41,41 +41,60 @@ def count_parameters(network: MultiPathNetwork) -> Parameters:
 
 
 class CostTable:
-    """Multiply-adds of every node of a space, for images of one size.
+    """Multiply-adds of every node of a space, for images of each domain's size.
 
-    image_size: side of the square input, px.
+    image_size: side of the square input, px, of all domains or by domain.
     num_classes: domain -> classes, for the heads.
     """
 
-    def __init__(self, space: SearchSpace, image_size: int, num_classes: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        image_size: int | Mapping[str, int],
+        num_classes: Mapping[str, int],
+    ) -> None:
         self.space = space
-        self.nodes = _node_macs(space, image_size)
+        if isinstance(image_size, int):
+            image_size = dict.fromkeys(num_classes, image_size)
+        tables = {side: _node_macs(space, side) for side in set(image_size.values())}
+        self.image_size = {domain: image_size[domain] for domain in num_classes}
+        self._nodes = {domain: tables[side] for domain, side in self.image_size.items()}
         self.heads = {domain: space.head_width * n for domain, n in num_classes.items()}
+
+    def node_macs(self, node: Node, domain: str) -> int:
+        """Multiply-adds of one image of `domain` at a node."""
+        return self._nodes[domain][node]
 
     def path_macs(self, path: Path, domain: str) -> int:
         """Multiply-adds of one image of `domain` on `path`, head included."""
         nodes = path_nodes(self.space, path)
-        return sum(self.nodes[node] for node in nodes) + self.heads[domain]
+        return sum(self.node_macs(node, domain) for node in nodes) + self.heads[domain]
 
     def choices(self) -> Tensor:
-        """Multiply-adds of each choice at each layer, [layers, blocks]; zero costs none."""
+        """Multiply-adds of each choice at each layer, [domains, layers, blocks]; zero: none."""
         most = max(len(layer.blocks) for layer in self.space.layers)
-        table = torch.zeros(len(self.space.layers), most)
-        for layer in self.space.layers:
-            for choice, block in enumerate(layer.blocks):
-                if block != ZERO:
-                    table[layer.index, choice] = self.nodes[Node(layer.index, block)]
+        table = torch.zeros(len(self.heads), len(self.space.layers), most)
+        for row, domain in enumerate(self.heads):
+            for layer in self.space.layers:
+                for choice, block in enumerate(layer.blocks):
+                    if block != ZERO:
+                        node = Node(layer.index, block)
+                        table[row, layer.index, choice] = self.node_macs(node, domain)
         return table
 
     def fixed(self) -> Tensor:
         """Multiply-adds that no choice changes: stem, head convolution and head, [domains]."""
-        ends = self.nodes[Node(-1, STEM)] + self.nodes[Node(len(self.space.layers), HEAD)]
-        return torch.tensor([float(ends + macs) for macs in self.heads.values()])
+        ends = (Node(-1, STEM), Node(len(self.space.layers), HEAD))
+        macs = [
+            sum(self.node_macs(node, domain) for node in ends) + head
+            for domain, head in self.heads.items()
+        ]
+        return torch.tensor(macs, dtype=torch.float)
 
     def mean_path_macs(self) -> Tensor:
         """Multiply-adds of a uniformly drawn path, on average, [domains]."""
         offered = torch.tensor([float(len(layer.blocks)) for layer in self.space.layers])
-        return self.fixed() + (self.choices().sum(1) / offered).sum()
+        return self.fixed() + (self.choices().sum(-1) / offered).sum(-1)
 
 
 def _node_macs(space: SearchSpace, image_size: int) -> dict[Node, int]:
@@ -118,13 +137,13 @@ def macs_of_one_image(
     """
     if not shared_batch_norm:
         return macs_of_all_domains(network_paths, table)
-    prefixes: set[tuple[Node, ...]] = set()
+    prefixes: set[tuple[int, tuple[Node, ...]]] = set()
     total = sum(table.heads[domain] for domain in network_paths)
-    for path in network_paths.values():
+    for domain, path in network_paths.items():
         nodes = path_nodes(table.space, path)
         for end in range(1, len(nodes) + 1):
-            prefix = tuple(nodes[:end])
+            prefix = table.image_size[domain], tuple(nodes[:end])
             if prefix not in prefixes:
                 prefixes.add(prefix)
-                total += table.nodes[nodes[end - 1]]
+                total += table.node_macs(nodes[end - 1], domain)
     return total

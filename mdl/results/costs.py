@@ -55,12 +55,13 @@ class Comparison:
 def compare_costs(
     architecture: Architecture,
     num_classes: Mapping[str, int],
-    image_size: int,
+    image_size: int | Mapping[str, int],
     batch_norm: str = "per_domain",
 ) -> Comparison:
     """Costs of an architecture and of its alternatives in the same space.
 
-    num_classes: domain -> classes. image_size: side of the square input, px.
+    num_classes: domain -> classes. image_size: side of the square input, px,
+    of all domains or by domain.
     """
     space, table = architecture.space, CostTable(architecture.space, image_size, num_classes)
     reference = reference_block(space)

@@ -58,7 +58,7 @@ def _is_dark(colour: Any) -> bool:
 def accuracy_figure(accuracy: Accuracy, chance: Mapping[str, float]) -> Figure:
     """Top-1 per domain, a panel per split, a bar per run.
 
-    chance: domain -> 1 / number of classes; names the domains and their order.
+    chance: domain -> accuracy of guessing; names the domains and their order.
     """
     figure = new_figure(*_bars_size(accuracy, chance))
     draw_accuracy(figure, accuracy, chance)
@@ -120,7 +120,7 @@ def _add_runs_legend(figure: FigureBase, runs: Sequence[str]) -> None:
         for place, run in enumerate(runs)
     ]
     chance = Line2D([], [], marker="|", color=INK, markeredgewidth=1.4, **look)
-    chance.set_label("chance: 1 / number of classes")
+    chance.set_label("guessing the most frequent class")
     columns = 2 if max(map(len, runs)) > 20 else 3
     figure.legend(handles=[*handles, chance], loc="outside lower center", ncol=columns)
 

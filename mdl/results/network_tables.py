@@ -52,7 +52,7 @@ def _network_note(runs: Sequence[Run]) -> str:
         note += " The runs have different spaces: the ratios are to the first run's."
     if any(run.num_classes != first.num_classes for run in runs):
         note += " The runs have different domains: each mean is over the run's own."
-    if any(run.recipe.data.image_size != first.recipe.data.image_size for run in runs):
+    if any(run.image_sizes != first.image_sizes for run in runs):
         note += " The runs have different image sizes."
     return note
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from mdl.results.chance import chance_remarks
+from mdl.results.decathlon_score import score_table, split_remarks
 from mdl.results.network_tables import bundle_table, network_table, parts_table, published_table
 from mdl.results.picture import Picture
 from mdl.results.pictures import (
@@ -108,7 +109,10 @@ def _accuracy_section(runs: Sequence[Run]) -> Section:
         else:
             what = "is a search; accuracies come with the retraining of what it found."
         remarks.append(f"{run.label} has no scores: it {what}")
-    return Section("Accuracy per domain", remarks, accuracy_pictures(runs))
+    remarks += split_remarks(runs)
+    score = score_table(runs)
+    tables = [] if score is None else [score]
+    return Section("Accuracy per domain", remarks, accuracy_pictures(runs), tables)
 
 
 def _path_sections(runs: Sequence[Run], pair: tuple[str, str] | None) -> list[Section]:

@@ -33,7 +33,12 @@ def _facts(run: Run) -> dict[str, str]:
         "architecture found by": found_by,
         "data.root": recipe.data.root,
         "domains (classes)": ", ".join(f"{d} ({n})" for d, n in run.num_classes.items()),
-        "image size": f"{recipe.data.image_size} px",
+        "image size": f"{recipe.data.image_size} px"
+        + "".join(
+            f", {name} {of.image_size} px"
+            for name, of in recipe.data.per_domain.items()
+            if of.image_size is not None
+        ),
         "images of a domain per step": str(recipe.data.batch_size),
         "batch norm": recipe.network.batch_norm,
         "nodes": recipe.network.nodes,

@@ -11,7 +11,7 @@ from typing import Any
 
 from mdl.data.domains import read_domains
 from mdl.errors import UserError
-from mdl.recipe import Recipe
+from mdl.recipe import Recipe, image_sizes
 from mdl.results.costs import Comparison, NetworkCost, compare_costs
 from mdl.results.metrics import series
 from mdl.run_folder import RunFolder
@@ -51,7 +51,12 @@ class Run:
             packed = read_domains(Path(recipe.data.root), list(architecture.domains))
             known = {name: len(domain.classes) for name, domain in packed.items()}
         num_classes = {domain: known[domain] for domain in architecture.domains}
-        return cls(label, folder, recipe, architecture, num_classes, content.get("splits", {}))
+        even = {domain: 1 / classes for domain, classes in num_classes.items()}
+        splits = {
+            split: {"guessing": even} | scores
+            for split, scores in content.get("splits", {}).items()
+        }
+        return cls(label, folder, recipe, architecture, num_classes, splits)
 
     @property
     def is_retraining(self) -> bool:
@@ -67,9 +72,14 @@ class Run:
         return compare_costs(
             self.architecture,
             self.num_classes,
-            self.recipe.data.image_size,
+            self.image_sizes,
             self.recipe.network.batch_norm,
         )
+
+    @property
+    def image_sizes(self) -> dict[str, int]:
+        """Domain -> side of its images, px."""
+        return image_sizes(self.recipe.data, self.num_classes)
 
     @property
     def cost(self) -> NetworkCost:
@@ -78,8 +88,10 @@ class Run:
 
     @property
     def chance(self) -> dict[str, float]:
-        """Domain -> accuracy of guessing."""
-        return {domain: 1 / classes for domain, classes in self.num_classes.items()}
+        """Domain -> accuracy of guessing: of always answering the most frequent class."""
+        even = {domain: 1 / classes for domain, classes in self.num_classes.items()}
+        known = [of["guessing"] for of in self.scores.values()]
+        return {domain: max(of[domain] for of in [even, *known]) for domain in even}
 
     def series(self, quantity: str) -> Series:
         """Domain (or 'mean') -> (step, value); the first of a step, which training recorded.

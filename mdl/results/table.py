@@ -31,7 +31,8 @@ class Table:
     def print(self, console: Console | None = None) -> None:
         table = rich.table.Table(title=self.title)
         for column, justify in zip(self.columns, self.justify, strict=True):
-            look: dict[str, Any] = {"justify": justify}
+            first = not table.columns  # names stay whole where the terminal is narrow
+            look: dict[str, Any] = {"justify": justify, "no_wrap": first}
             table.add_column(column, **look)
         for row in self.rows:
             table.add_row(*row)

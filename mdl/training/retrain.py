@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from mdl.data.transforms import Batch
@@ -62,9 +63,14 @@ class RetrainModule(MultiDomainModule):
 
     def _evaluate(self, batch: Batch) -> None:
         if batch:  # towards the end another rank may still have images, this one none
-            images = {domain: images for domain, (images, _) in batch.items()}
             labels = {domain: labels for domain, (_, labels) in batch.items()}
-            self.evaluation.update(self.average.module(images, self.paths), labels)
+            self.evaluation.update(self.average_logits(batch), labels)
+
+    def average_logits(self, batch: Batch) -> dict[str, Tensor]:
+        """Domain -> logits [b, classes] by the averaged weights."""
+        images = {domain: images for domain, (images, _) in batch.items()}
+        logits: dict[str, Tensor] = self.average.module(images, self.paths)
+        return logits
 
     def on_validation_epoch_end(self) -> None:
         self._record_evaluation("val")

@@ -137,8 +137,7 @@ class SearchModule(MultiDomainModule):
     def path_macs(self, choices: Tensor) -> Tensor:
         """Multiply-adds of the drawn paths, [domains]."""
         chosen = choices.to(self.choice_macs.device)[:, :, None]
-        table = self.choice_macs.expand(len(self.domains), -1, -1)
-        return table.gather(-1, chosen).sum((1, 2)) + self.fixed_macs
+        return self.choice_macs.gather(-1, chosen).sum((1, 2)) + self.fixed_macs
 
     def controller_objective(self, choices: Tensor, advantage: Tensor) -> Tensor:
         """-sum over domains of (advantage * log p(path) + sharing * agreement)."""

@@ -1,9 +1,12 @@
 """Shards and what lies beside them, on real files."""
 
+import errno
 import io
 import json
+import multiprocessing
 import os
 import shutil
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,10 +19,12 @@ from mdl.data import packing, shards
 from mdl.data.domains import Domain, read_domains
 from mdl.data.folders import read_folders
 from mdl.data.images import BrokenImage, decode
-from mdl.data.packing import DomainSource, pack_domain
+from mdl.data.packing import pack_domain
+from mdl.data.shard_job import ShardDone, ShardJob
 from mdl.data.shards import ShardImages
+from mdl.data.source import DomainSource
 from mdl.errors import UserError
-from tests.conftest import coloured
+from tests.conftest import ColouredImage, coloured
 
 
 @pytest.fixture
@@ -66,6 +71,8 @@ class StoredImage:
     content: bytes
     label: int = 0
     name: str = "stored.jpg"
+    id: int = -1
+    version: str = ""
 
     def load(self) -> bytes:
         return self.content
@@ -147,11 +154,122 @@ def test_images_that_cannot_be_decoded_are_named_or_left_out(tmp_path: Path) -> 
     images = {"train": [*coloured(1, 3), StoredImage(b"no image", name="bad/one.png")]}
     with pytest.raises(UserError, match=r"1 images that cannot be decoded: bad/one.png .*--skip-b"):
         pack_domain(DomainSource("d", ["a"], images, True), tmp_path, size=72)
-    assert list(tmp_path.iterdir()) == []  # nothing half-written
+    assert not (tmp_path / "d").exists()  # nothing half-written
     domain = pack_domain(
         DomainSource("d", ["a"], images, True), tmp_path, size=72, skip_broken=True
     )
     assert domain.splits["train"].images == 3
+
+
+def counted(images: list[ColouredImage], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the images that are loaded from here on."""
+    loaded: list[str] = []
+    original = ColouredImage.load
+
+    def counting(self: ColouredImage) -> bytes:
+        loaded.append(f"{self.label}/{self.index}")
+        return original(self)
+
+    monkeypatch.setattr(ColouredImage, "load", counting)
+    return loaded
+
+
+class InThisProcess(Executor):
+    """Stands in for the pool of processes, so that a test sees what is done."""
+
+    def __init__(self, *args: object) -> None:
+        pass
+
+    def submit(self, fn, /, *args, **kwargs):  # type: ignore[no-untyped-def]
+        future: Future[object] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(packing, "IMAGES_PER_SHARD", 5)
+
+
+def test_packing_that_was_stopped_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_process: None
+) -> None:
+    images = {"train": coloured(3, 20), "val": coloured(3, 7)}
+    source = DomainSource("d", list("abc"), images, True)
+    whole = pack_domain(source, tmp_path / "whole", size=72)
+    original = ShardJob.run
+
+    def dying(self: ShardJob) -> ShardDone:
+        if self.number == 2:
+            raise KeyboardInterrupt
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardJob, "run", dying)
+        with pytest.raises(KeyboardInterrupt):
+            pack_domain(source, tmp_path / "broken", size=72)
+    assert not (tmp_path / "broken" / "d").exists()
+    loaded = counted(images["train"], monkeypatch)
+    mended = pack_domain(source, tmp_path / "broken", size=72)
+    assert len(loaded) == 5  # the one shard that was not done
+    names = {file.name for file in whole.folder.iterdir()}
+    assert {file.name for file in mended.folder.iterdir()} == names
+    for name in names:
+        assert (whole.folder / name).read_bytes() == (mended.folder / name).read_bytes()
+
+
+def test_what_was_packed_of_other_images_is_packed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_process: None
+) -> None:
+    """An image was mended between two starts: only its shard is packed again."""
+    images = coloured(3, 20)
+    spoilt = [
+        *images[:7],
+        StoredImage(b"no image", label=images[7].label, version="old"),
+        *images[8:],
+    ]
+    with pytest.raises(UserError, match="1 images that cannot be decoded"):
+        pack_domain(DomainSource("d", list("abc"), {"train": spoilt}, True), tmp_path, size=72)
+    loaded = counted(images, monkeypatch)
+    source = DomainSource("d", list("abc"), {"train": images}, True)
+    mended = pack_domain(source, tmp_path, size=72)
+    assert len(loaded) == 5
+    assert mended.splits["train"].images == 20
+
+
+def test_a_full_disk_is_told_and_what_is_packed_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_process: None
+) -> None:
+    source = DomainSource("d", list("abc"), {"train": coloured(3, 20)}, True)
+    original = Path.write_bytes
+
+    def full(self: Path, content: bytes) -> int:
+        if "00002.tar" in self.name:
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        return original(self, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(UserError, match=r"The disk is full: domain 'd' .* goes on"):
+            pack_domain(source, tmp_path, size=72)
+    assert len(list((tmp_path / ".d.partial").glob("*.tar"))) >= 2
+    assert pack_domain(source, tmp_path, size=72).splits["train"].images == 20
+
+
+def test_processes_that_pack_into_one_folder_wait_for_one_another(tmp_path: Path) -> None:
+    source = DomainSource("d", list("abc"), {"train": coloured(3, 300)}, True)
+    with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as pool:
+        left = list(pool.map(packing_process, [source] * 3, [tmp_path] * 3))
+    assert sorted(left) == [[], ["d"], ["d"]]
+    assert (tmp_path / "domains.json").read_text() == '[\n "d"\n]\n'
+
+
+def packing_process(source: DomainSource, out: Path) -> list[str]:
+    return packing.pack_domains([source], out, size=72)
 
 
 def write_folders(root: Path) -> Path:
@@ -254,7 +372,7 @@ def test_images_behind_the_end_of_a_cut_shard_are_broken_and_named(own: Path) ->
     shard.write_bytes(whole[: int(images.rows["offset"][80])])
     cut = ShardImages(Domain.read(own / "birds"), "train")
     assert len(cut.cut_off()) == 10
-    assert cut.cut_off()[0].endswith("train-00000.tar:00000080")
+    assert cut.cut_off()[0].endswith("train-00000.tar:00000080.png")
     cut.read(79)
     with pytest.raises(BrokenImage, match="the shard ends before it"):
         cut.read(80)

@@ -11,6 +11,10 @@ from hypothesis import strategies as st
 
 from mdl.data.domains import Domain
 from mdl.data.images import BrokenImage
+from mdl.data.order import windowed_permutation
+from mdl.data.packing import pack_domain
+from mdl.data.shards import ShardImages
+from mdl.data.source import DomainSource
 from mdl.data.streams import (
     BrokenImages,
     DomainImages,
@@ -23,6 +27,7 @@ from mdl.data.streams import (
     training_images,
 )
 from mdl.errors import UserError
+from tests.conftest import coloured
 
 SIZE = 12
 fixtures_stay = settings(
@@ -86,7 +91,7 @@ def test_ranks_see_between_them_the_images_of_one(
     size = ranks * per_rank
 
     def labels(share: Share) -> list[int]:
-        steps = TrainingSteps({"train": {"birds": order(count)}}, {"train": size}, share)
+        steps = TrainingSteps({"train": {"birds": order(count)}}, {"train": {"birds": size}}, share)
         found: list[int] = steps[step]["train"]["birds"].sample.labels.tolist()
         return found
 
@@ -127,12 +132,98 @@ def test_evaluation_sees_every_image_once_on_any_ranks(
     assert len(lengths) == 1
 
 
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 13), st.integers(0, 9))
+def test_a_window_shows_every_image_once_with_few_shards_open(
+    sizes: list[int], window: int, key: int
+) -> None:
+    shards = np.repeat(np.arange(len(sizes)), sizes)
+    walked = windowed_permutation(key, shards, window)
+    assert sorted(walked) == list(range(len(shards)))
+    seen_in_order = list(dict.fromkeys(shards[walked]))
+    # a shard is done with before any of a later window's is opened
+    for at in range(0, len(sizes), window):
+        of_window = set(seen_in_order[at : at + window])
+        places = np.flatnonzero(np.isin(shards[walked], list(of_window)))
+        assert places.max() - places.min() + 1 == len(places)
+
+
+def test_a_window_over_all_shards_mixes_like_a_uniform_permutation() -> None:
+    """Far apart in the shards, anywhere in the epoch: and otherwise in the next."""
+    shards = np.repeat(np.arange(20), 50)
+    one, two = (windowed_permutation(key, shards, 20) for key in (1, 2))
+    for walked in (one, two):
+        assert abs(np.corrcoef(walked, np.arange(1000))[0, 1]) < 0.1
+    assert abs(np.corrcoef(np.argsort(one), np.argsort(two))[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize(("window", "together"), [(1, 1.0), (4, 0.25), (10, 0.1)])
+def test_neighbours_come_from_one_shard_as_often_as_the_window_says(
+    window: int, together: float
+) -> None:
+    """How far a window mixes: two neighbours share their shard once in `window` times."""
+    shards = np.repeat(np.arange(40), 50)
+    found = []
+    for key in range(10):
+        walked = shards[windowed_permutation(key, shards, window)]
+        found.append((walked[1:] == walked[:-1]).mean())
+    assert np.mean(found) == pytest.approx(together, abs=0.03)
+
+
+def test_windows_hold_other_shards_in_each_epoch() -> None:
+    shards = np.repeat(np.arange(40), 50)
+    pairs = [
+        {frozenset(part) for part in np.unique(shards[walked].reshape(-1, 200), axis=1).tolist()}
+        for walked in (windowed_permutation(key, shards, 4) for key in (1, 2))
+    ]
+    assert not pairs[0] & pairs[1]
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcd"), st.integers(1, 40), min_size=1),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(0, 60),
+    st.one_of(st.none(), st.integers(1, 5)),
+    st.data(),
+)
+def test_any_ranks_and_any_interruption_see_the_unbroken_order(
+    counts: dict[str, int],
+    ranks: int,
+    per_rank: int,
+    stop: int,
+    window: int | None,
+    data: st.DataObject,
+) -> None:
+    """Of any sizes, with batches of their own: what all ranks see from a step on is fixed."""
+    size = {name: ranks * per_rank * data.draw(st.integers(1, 3)) for name in counts}
+
+    def orders() -> dict[str, TrainingOrder]:
+        made = {}
+        for name, count in counts.items():
+            images = NumberedImages(name, count)
+            images.shards.rows = {"shard": np.arange(count) // 7}  # type: ignore[attr-defined]
+            made[name] = TrainingOrder(images, 3, "train", window)  # type: ignore[arg-type]
+        return made
+
+    def seen(share: Share, steps: range) -> dict[str, list[list[int]]]:
+        of_rank = TrainingSteps({"train": orders()}, {"train": size}, share)
+        parts = [of_rank[step]["train"] for step in steps]
+        return {name: [part[name].sample.labels.tolist() for part in parts] for name in counts}
+
+    unbroken = seen(Share(), range(stop + 3))
+    resumed = [seen(Share(rank, ranks), range(stop, stop + 3)) for rank in range(ranks)]
+    for name in counts:
+        for at in range(3):
+            slots = zip(*(of_rank[name][at] for of_rank in resumed), strict=True)
+            assert [label for slot in slots for label in slot] == unbroken[name][stop + at]
+
+
 def feed(domains: dict[str, Domain], first_step: int, workers: int) -> TrainingFeed:
     orders = {
-        name: TrainingOrder(DomainImages(domain, "train", SIZE), 5, "train")
+        name: TrainingOrder(training_images(domain, SIZE, None)[0], 5, "train")
         for name, domain in domains.items()
     }
-    steps = TrainingSteps({"train": orders}, {"train": 8})
+    steps = TrainingSteps({"train": orders}, {"train": dict.fromkeys(orders, 8)})
     return TrainingFeed(steps, first_step, workers, BrokenImages(0))
 
 
@@ -174,11 +265,9 @@ def test_held_out_images_are_never_trained_on(domains: dict[str, Domain]) -> Non
         assert len(train) + len(held) == domain.splits["train"].images
 
 
-def test_a_domain_of_one_image_cannot_be_searched(domains: dict[str, Domain]) -> None:
-    split = domains["birds"].splits["train"]
-    lonely = Domain(
-        **vars(domains["birds"]) | {"splits": {"train": type(split)(**vars(split) | {"images": 1})}}
-    )
+def test_a_domain_of_one_image_cannot_be_searched(tmp_path: Path) -> None:
+    source = DomainSource("lonely", ["a"], {"train": coloured(1, 1)}, flip=True)
+    lonely = pack_domain(source, tmp_path, size=72)
     with pytest.raises(UserError, match="a search needs at least two"):
         training_images(lonely, SIZE, 0.25)
 
@@ -195,7 +284,7 @@ def test_broken_images_are_named_counted_and_then_refused(
 
 
 def test_a_broken_image_counts_in_no_score(domains: dict[str, Domain], tmp_path: Path) -> None:
-    images = DomainImages(domains["birds"], "test", SIZE)
+    images = DomainImages(domains["birds"], ShardImages(domains["birds"], "test"), SIZE)
     images.shards.read = lambda image: b"\x89PNG but no more"  # type: ignore[method-assign]
     stream = EvaluationStream(EvaluationSteps({"birds": images}, 4), 0, BrokenImages(100))
     labels = torch.cat([batch["birds"].labels for batch in stream])

@@ -47,7 +47,7 @@ def test_the_table_of_choices_sums_to_a_paths_cost(space: SearchSpace) -> None:
     table = CostTable(space, 8, CLASSES)
     path = space.random_path(random.Random(0))
     chosen = [la.blocks.index(b) for la, b in zip(space.layers, path, strict=True)]
-    total = sum(table.choices()[i, c].item() for i, c in enumerate(chosen))
+    total = sum(table.choices()[0, i, c].item() for i, c in enumerate(chosen))
     assert total + table.fixed()[0].item() == table.path_macs(path, "birds")
 
 
@@ -74,7 +74,7 @@ def test_work_after_paths_part_is_not_common(space: SearchSpace) -> None:
     a = tuple(layer.blocks[0] for layer in space.layers)
     b = (space.layers[0].blocks[1], *a[1:])
     once = macs_of_one_image({"birds": a, "cars": b}, table, shared_batch_norm=True)
-    stem = hand_counted(space, a, 8, 0) - table.choices()[range(4), [0] * 4].sum().item()
+    stem = hand_counted(space, a, 8, 0) - table.choices()[0, range(4), [0] * 4].sum().item()
     head = 16 * space.head_width * 2 * 2
     both = table.path_macs(a, "birds") + table.path_macs(b, "cars")
     assert once == both - (stem - head)
@@ -90,3 +90,15 @@ def test_parameters_are_counted_alike_on_meta_tensors(space: SearchSpace) -> Non
         meta = count_parameters(MultiPathNetwork(space, path_users(space, paths), CLASSES))
     assert real == meta
     assert real.heads == (space.head_width + 1) * 43
+
+
+def test_each_domain_costs_what_its_own_image_size_does(space: SearchSpace) -> None:
+    path = space.random_path(random.Random(3))
+    mixed = CostTable(space, {"birds": 8, "cars": 16}, CLASSES)
+    for domain, size in mixed.image_size.items():
+        alone = CostTable(space, size, CLASSES)
+        assert mixed.path_macs(path, domain) == alone.path_macs(path, domain)
+    row = list(CLASSES).index("cars")
+    alone = CostTable(space, 16, CLASSES)
+    assert torch.equal(mixed.choices()[row], alone.choices()[row])
+    assert mixed.mean_path_macs()[row] == alone.mean_path_macs()[row]

@@ -1,0 +1,183 @@
+"""Data that lie at an address: fetched file by file into a folder of limited size.
+
+A file is fetched beside and renamed once its size and checksum are right, so that half of one
+never counts. Nothing here runs a shell or loads code: a file's bytes are all that comes in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import fsspec
+
+from mdl.errors import UserError
+
+_SCHEMES = ("https", "s3", "gs")
+_LOOPBACK = re.compile(r"http://(127\.0\.0\.1|localhost)(:\d+)?(/|$)")
+ATTEMPTS = 6
+FIRST_PAUSE = 0.5  # seconds before the second attempt; doubled with each
+_DROPPED = (OSError, aiohttp.ClientError, asyncio.TimeoutError, EOFError)
+
+
+def is_address(root: str) -> bool:
+    """Whether a data root is an address rather than a folder."""
+    return "://" in root or bool(re.match(r"[a-z0-9]+:", root))
+
+
+def check_address(root: str) -> None:
+    """Raises UserError for what is no plain address: other protocols, shells, chains of both."""
+    scheme = root.partition("://")[0]
+    plain = scheme in _SCHEMES or _LOOPBACK.match(root)
+    if not plain or "::" in root or "|" in root or ".." in root.split("/"):
+        raise UserError(
+            f"data.root = {root} is no address that data are read from; expected a folder, or "
+            f"{', '.join(f'{s}://' for s in _SCHEMES)} and a path. Nothing that runs a command "
+            "(pipe:) and no plain http:// but on this machine."
+        )
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Files of one address, kept in `folder` as long as they fit into `limit` bytes.
+
+    Files are known by their checksum, so that data packed anew at one address, or the same data
+    at two, are not mistaken. Processes of a machine share the folder.
+    """
+
+    address: str
+    folder: Path
+    limit: int
+
+    def __post_init__(self) -> None:
+        check_address(self.address)
+
+    def below(self, name: str) -> Cache:
+        """The same for a folder below the address."""
+        return replace(self, address=f"{self.address.rstrip('/')}/{name}")
+
+    def fetch_afresh(self, file: str) -> Path:
+        """A small file that may change at its address: fetched each time.
+
+        It lies in a folder that is named as the address' last part.
+        """
+        address = self.address.rstrip("/")
+        own = hashlib.sha256(address.encode()).hexdigest()[:16]
+        target = self.folder / own / address.rpartition("/")[2] / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f".{file}.{os.getpid()}.partial")
+        self._fetch(file, beside, None, None)
+        os.replace(beside, target)
+        return target
+
+    def path(self, file: str, size: int | None, sha256: str) -> Path:
+        """Where a file lies, fetched where it does not yet.
+
+        size: bytes, None where not known. Raises UserError where it cannot be had.
+        """
+        target = self.folder / "files" / f"{sha256[:20]}-{file}"
+        if not target.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(target.with_name(f".{target.name}.lock")):
+                if not target.is_file():
+                    beside = target.with_name(f".{target.name}.partial")
+                    self._make_room(beside, size or 0)
+                    self._fetch(file, beside, size, sha256)
+                    os.replace(beside, target)
+        return target
+
+    def read(self, file: str, size: int, sha256: str, offset: int, count: int) -> bytes:
+        """Some bytes of a file; it may be fetched for them, again if it made room for others."""
+        while True:
+            try:
+                with self.path(file, size, sha256).open("rb") as stream:
+                    os.utime(stream.fileno())  # used last, dropped last
+                    return os.pread(stream.fileno(), count, offset)
+            except FileNotFoundError:
+                continue  # dropped between the two
+
+    def _make_room(self, beside: Path, size: int) -> None:
+        """Drops the files used longest ago, and takes the room that the next one needs."""
+        if size > self.limit:
+            raise UserError(
+                f"{beside.name[1:-8]} has {size} bytes, data.cache_gb allows {self.limit}; "
+                "expected room for a shard. Raise data.cache_gb."
+            )
+        with _locked(beside.parent / ".lock"):
+            files = [file for file in beside.parent.iterdir() if not file.name.endswith(".lock")]
+            known = {file: file.stat() for file in files if file != beside}
+            total = sum(of.st_size for of in known.values())
+            for file in sorted(known, key=lambda file: known[file].st_mtime):
+                if total + size <= self.limit:
+                    break
+                if not file.name.startswith("."):  # another process is fetching it
+                    file.unlink()
+                    total -= known[file].st_size
+            with beside.open("wb") as stream:
+                stream.truncate(size)
+
+    def _fetch(self, file: str, target: Path, size: int | None, sha256: str | None) -> None:
+        """Fetches a file whole; a dropped connection is tried again."""
+        url, problem = f"{self.address.rstrip('/')}/{file}", ""
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
+            try:
+                _download(url, target)
+            except FileNotFoundError as error:
+                raise UserError(
+                    f"There is no {url}. Check data.root; python -m mdl.pack writes {file}."
+                ) from error
+            except _DROPPED as error:
+                problem = f"{type(error).__name__}: {error}"
+                continue
+            problem = _difference(target, size, sha256)
+            if not problem:
+                return
+        target.unlink(missing_ok=True)
+        raise UserError(
+            f"{url} could not be fetched in {ATTEMPTS} attempts: {problem}. "
+            "Check the address and the network; the same command goes on."
+        )
+
+
+def _difference(file: Path, size: int | None, sha256: str | None) -> str:
+    """What is wrong with a fetched file; empty where nothing is."""
+    found = file.stat().st_size
+    if size is not None and found != size:
+        return f"{found} bytes came, {size} were expected"
+    if sha256 is not None:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != sha256:
+            return "its checksum is not the one in domain.json"
+    return ""
+
+
+def _download(url: str, target: Path) -> None:
+    options: dict[str, Any] = {}
+    if url.startswith("http"):
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+        options = {"client_kwargs": {"timeout": timeout}}
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url, **options)
+    except ImportError as error:
+        raise UserError(f"data.root = {url} needs a further package: {error}") from error
+    filesystem.get_file(path, str(target))
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    with file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,103 @@
+"""Folders of images, laid out in the ways that people do."""
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mdl import pack
+from mdl.data.domains import Domain
+from mdl.data.folders import read_folders
+from mdl.errors import UserError
+
+
+def write_classes(folder: Path, counts: dict[str, int], seed: int = 0) -> None:
+    for label, (name, count) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            colour = (i % 256, label * 20 + seed, i // 256)
+            Image.new("RGB", (8, 8), colour).save(folder / name / f"{i}.png")
+
+
+def splits_of(root: Path) -> dict[str, str]:
+    """Image file below its domain -> split."""
+    (domain,) = read_folders(root)
+    return {
+        str(image.file.relative_to(root)): split
+        for split, images in domain.images.items()
+        for image in images
+    }
+
+
+def test_folders_without_splits_are_split_by_hash(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_classes(tmp_path / "in" / "pets", {"cat": 300, "dog": 300})
+    pack.main(["folders", str(tmp_path / "in"), str(tmp_path / "out")])
+    assert "pets: no split folders, split by hash: 15% val, 15% test" in capsys.readouterr().out
+    splits = Domain.read(tmp_path / "out" / "pets").splits
+    assert sum(split.images for split in splits.values()) == 600
+    for name, part in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
+        for count in splits[name].images_per_class:
+            assert count == pytest.approx(300 * part, abs=25)
+
+
+def test_a_split_by_hash_depends_on_the_file_alone(tmp_path: Path) -> None:
+    write_classes(tmp_path / "pets", {"cat": 60, "dog": 60})
+    before = splits_of(tmp_path)
+    copy = tmp_path / "pets" / "dog" / "copy.png"
+    copy.write_bytes((tmp_path / "pets" / "cat" / "7.png").read_bytes())
+    write_classes(tmp_path / "pets", {"eel": 60}, seed=90)
+    after = splits_of(tmp_path)
+    assert {file: after[file] for file in before} == before
+    assert after["pets/dog/copy.png"] == before["pets/cat/7.png"]  # no copy crosses splits
+
+
+def test_a_class_that_no_training_image_falls_to_is_refused(tmp_path: Path) -> None:
+    write_classes(tmp_path / "pets", {"cat": 60})
+    held_out = next(f for f, split in splits_of(tmp_path).items() if split == "test")
+    (tmp_path / "pets" / "dog").mkdir()
+    (tmp_path / held_out).rename(tmp_path / "pets" / "dog" / "only.png")
+    with pytest.raises(UserError, match="Class 'dog' of domain 'pets' has too few images"):
+        read_folders(tmp_path)
+
+
+def test_one_domains_classes_are_not_taken_for_domains(tmp_path: Path) -> None:
+    write_classes(tmp_path / "pets", {"cat": 3})
+    with pytest.raises(UserError, match="holds the classes of one domain; expected a folder of"):
+        read_folders(tmp_path / "pets")
+
+
+def test_names_in_any_script_are_kept(tmp_path: Path) -> None:
+    write_classes(tmp_path / "in" / "flora" / "train", {"Gänseblümchen": 4, "薔薇": 4})
+    write_classes(tmp_path / "in" / "flora" / "val", {"薔薇": 2})
+    (tmp_path / "in" / "flora" / "val" / "薔薇" / "0.png").rename(
+        tmp_path / "in" / "flora" / "val" / "薔薇" / "葉っぱ.png"
+    )
+    pack.main(["folders", str(tmp_path / "in"), str(tmp_path / "out")])
+    domain = Domain.read(tmp_path / "out" / "flora")
+    assert domain.classes == ("Gänseblümchen", "薔薇")
+    assert domain.splits["val"].images_per_class == (0, 2)
+    pack.main(["info", str(tmp_path / "out")])
+    pack.main(["verify", str(tmp_path / "out")])
+
+
+def test_two_forms_of_one_accent_are_one_class(tmp_path: Path) -> None:
+    for split, form in (("train", "NFC"), ("val", "NFD")):
+        write_classes(tmp_path / "d" / split, {unicodedata.normalize(form, "café"): 3})
+    (domain,) = read_folders(tmp_path)
+    assert domain.classes == ("café",)
+    assert [len(images) for images in domain.images.values()] == [3, 3]
+    write_classes(tmp_path / "d" / "train", {unicodedata.normalize("NFD", "café"): 3})
+    with pytest.raises(UserError, match="two folders of the class 'café'"):
+        read_folders(tmp_path)
+
+
+def test_a_class_that_only_a_later_split_has_is_refused(tmp_path: Path) -> None:
+    write_classes(tmp_path / "d" / "train", {"a": 3, "b": 3})
+    write_classes(tmp_path / "d" / "val", {"a": 3})
+    assert [len(of) for of in read_folders(tmp_path)[0].images.values()] == [6, 3]
+    write_classes(tmp_path / "d" / "test", {"c": 3})
+    with pytest.raises(UserError, match=r"test/c is a class that the training split lacks"):
+        read_folders(tmp_path)
