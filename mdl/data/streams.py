@@ -85,6 +85,7 @@ class DomainImages:
         self, domain: Domain, shards: ShardImages, size: int, chosen: Integers | None = None
     ) -> None:
         self.domain, self.shards, self.size = domain, shards, size
+        self._labels = np.ascontiguousarray(shards.rows["label"])
         self.chosen = np.arange(len(self.shards)) if chosen is None else chosen
 
     def __len__(self) -> int:
@@ -93,7 +94,7 @@ class DomainImages:
     def decode(self, image: int, into: Pixels) -> int:
         """Decodes an image and gives its label. Raises BrokenImage."""
         into[:] = decode(self.shards.read(image), self.size, self.domain.fit)
-        return int(self.shards.rows[image]["label"])
+        return int(self._labels[image])
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Table:
         table = rich.table.Table(title=self.title)
         for column, justify in zip(self.columns, self.justify, strict=True):
             first = not table.columns  # names stay whole where the terminal is narrow
-            look: dict[str, Any] = {"justify": justify, "no_wrap": first}
+            look: dict[str, Any] = {"justify": justify, "no_wrap": first, "overflow": "fold"}
             table.add_column(column, **look)
         for row in self.rows:
             table.add_row(*row)
