@@ -1,11 +1,11 @@
 """How fast images come: the streams against their floor and against what people use.
 
-    python -m benchmarks.streams PACKED [--load-size 72] [--rounds 7] [--passes 10]
+    python -m benchmarks.streams PACKED [--load-size 72] [--rounds 15] [--passes 10]
 
 PACKED holds packed domains. All contenders read the same images, in one process on one core, and
-take turns; printed are images per second (median), and medians of ratios of neighbouring turns
-with their range. Then the streams walk over everything `passes` times, and the memory of the
-process is taken after each.
+take turns; printed are images per second of processor time (median), and medians of ratios of
+neighbouring turns with their range. Then the streams walk over everything `passes` times, and the
+memory of the process is taken after each.
 
 - decoding alone: the encoded images lie in memory; the floor.
 - stream: the training stream, from shards on disk to a step's tensors of all domains.
@@ -175,12 +175,12 @@ def compare(contenders: Mapping[str, Callable[[], int]], rounds: int) -> None:
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + 1):  # the first warms up
         for name, run in contenders.items():
-            started = time.perf_counter()
-            rate = run() / (time.perf_counter() - started)
+            started = time.process_time()
+            rate = run() / (time.process_time() - started)
             if turn:
                 rates[name].append(rate)
     floor, first = "decoding alone", "stream"
-    print("| | images/s, one core | to decoding alone | stream to it |")
+    print("| | images/s and core | to decoding alone | stream to it |")
     print("|---|---:|---:|---:|")
     for name, found in rates.items():
         to_floor = [a / b for a, b in zip(found, rates[floor], strict=True)]
@@ -225,8 +225,8 @@ def main() -> None:
     )
     parser.add_argument("packed", type=Path)
     parser.add_argument("--load-size", type=int, default=72)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--passes", type=int, default=10)
     options = parser.parse_args()
     torch.set_num_threads(1)

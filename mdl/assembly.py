@@ -7,7 +7,7 @@ import inspect
 import logging
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -201,7 +201,12 @@ def _build_callback(name: str, settings: Any) -> L.Callback:
     return callback
 
 
-def build_trainer(recipe: Recipe, folder: RunFolder, callbacks: list[L.Callback]) -> L.Trainer:
+def build_trainer(
+    recipe: Recipe,
+    folder: RunFolder,
+    domains: Mapping[str, Domain],
+    callbacks: list[L.Callback],
+) -> L.Trainer:
     """Lightning's trainer with the recipe's devices and callbacks; its loggers come later.
 
     Raises UserError where Lightning refuses the devices, or the launcher started another number.
@@ -217,6 +222,7 @@ def build_trainer(recipe: Recipe, folder: RunFolder, callbacks: list[L.Callback]
         trainer.validation_interval if validates else None,
         "val/accuracy/mean" if validates else None,
         identity(recipe),
+        {name: domain.fingerprint for name, domain in domains.items()},
     )
     plugins: list[Any] = [AtomicCheckpointIO()]
     if SLURMEnvironment.detect():
@@ -268,11 +274,11 @@ def build_loggers(recipe: Recipe, folder: RunFolder, last_step: int) -> list[Log
     return loggers if wandb is None else [*loggers, wandb]
 
 
-def read_checkpoint(file: Path, recipe: Recipe, domains: Sequence[str]) -> dict[str, Any]:
-    """Raises UserError where the file is damaged, or belongs to another run or other domains."""
+def read_checkpoint(file: Path, recipe: Recipe, domains: Mapping[str, Domain]) -> dict[str, Any]:
+    """Raises UserError where the file is damaged, or belongs to another run or other classes."""
     try:
         content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        owner = content["run"]
+        owner, data = content["run"], content["data"]
     except Exception as error:  # torch raises many kinds on damaged files
         raise UserError(
             f"{file} cannot be read as a checkpoint: {type(error).__name__}: "
@@ -283,17 +289,41 @@ def read_checkpoint(file: Path, recipe: Recipe, domains: Sequence[str]) -> dict[
             f"{file} is a checkpoint of another run: its recipe has the fingerprint {owner}, this "
             f"one {identity(recipe)}. Remove it, or start a new run with name=..."
         )
-    if content["domains"] != list(domains):
+    if list(data) != list(domains):
         raise UserError(
-            f"{file} was trained on the domains {', '.join(content['domains'])}; the data are "
+            f"{file} was trained on the domains {', '.join(data)}; the data are "
             f"{', '.join(domains)}. Restore {recipe.data.root}, or start a new run with name=..."
         )
+    _check_data(file, recipe, data, domains, "classes")
     return content
 
 
-def load_weights(module: MultiDomainModule, file: Path, recipe: Recipe) -> int:
+def check_same_images(file: Path, recipe: Recipe, domains: Mapping[str, Domain]) -> None:
+    """Raises UserError where the images are not those that the run began with."""
+    data = torch.load(file, map_location="cpu", weights_only=True)["data"]
+    _check_data(file, recipe, data, domains, "images")
+
+
+def _check_data(
+    file: Path,
+    recipe: Recipe,
+    data: Mapping[str, Mapping[str, str]],
+    domains: Mapping[str, Domain],
+    kind: str,
+) -> None:
+    for name, domain in domains.items():
+        if data[name][kind] != domain.fingerprint[kind]:
+            raise UserError(
+                f"{file} was trained on other {kind} of '{name}' than {recipe.data.root} now "
+                "holds. Restore the packed domain, or start a new run with name=..."
+            )
+
+
+def load_weights(
+    module: MultiDomainModule, file: Path, recipe: Recipe, domains: Mapping[str, Domain]
+) -> int:
     """Loads a checkpoint's weights and gives the step at which it was saved."""
-    content = read_checkpoint(file, recipe, module.domains)
+    content = read_checkpoint(file, recipe, domains)
     module.load_state_dict(content["state_dict"])
     step: int = content["global_step"]
     return step

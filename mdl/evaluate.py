@@ -30,10 +30,10 @@ from mdl.data.datamodule import MultiDomainData
 from mdl.data.domains import SPLITS
 from mdl.errors import UserError
 from mdl.results.decathlon_score import score_of
-from mdl.results.submission import write_submission
+from mdl.results.submission import Answers, check_answerable, write_submission
 from mdl.results.summary import score_table
 from mdl.run_folder import RunFolder
-from mdl.scoring import choose_checkpoint, predict, write_scores
+from mdl.scoring import choose_checkpoint, predict, test_ids, write_scores
 from mdl.space.architecture import Architecture
 from mdl.training.retrain import RetrainModule
 
@@ -54,9 +54,17 @@ def main(arguments: Sequence[str]) -> None:
     module = build_retrain(recipe, domains, Architecture.read(folder.architecture_file))
     data = build_data(recipe, domains)
     if options.submission is not None:
-        load_weights(module, folder.checkpoints_dir / checkpoint, recipe)
-        _submit(module, data, options.submission, options.partial)
+        # before anything is computed: what the challenge would not take is refused now
+        ids = test_ids(domains)
+        check_answerable(ids, options.submission, options.partial)
+        load_weights(module, folder.checkpoints_dir / checkpoint, recipe, domains)
+        _submit(module, data, ids, options.submission)
         return
+    if options.split in data.train_splits and options.split != "train":
+        raise UserError(
+            f"{options.run} was trained on the {options.split} split (data.train_splits): its "
+            "accuracy there says nothing. Evaluate another --split."
+        )
     data.check_split(options.split, labelled=True)
     trainer = L.Trainer(
         accelerator=recipe.trainer.accelerator,
@@ -75,12 +83,14 @@ def main(arguments: Sequence[str]) -> None:
     print(f"Next: python -m mdl.report {options.run}")
 
 
-def _submit(module: RetrainModule, data: MultiDomainData, file: Path, partial: bool) -> None:
-    data.check_split("test")
-    # one device: the network that was built lies on the CPU
+def _submit(
+    module: RetrainModule, data: MultiDomainData, ids: dict[str, list[int]], file: Path
+) -> None:
+    # the network that was built lies on the CPU
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    count = write_submission(file, predict(module.to(device), data, "test"), partial)
-    print(f"{file}: answers for {count:,} test images of {len(data.domains)} domains, checked")
+    labels = predict(module.to(device), data, "test")
+    count = write_submission(file, {d: Answers(ids[d], labels[d]) for d in labels})
+    print(f"{file}: answers for {count:,} test images of {len(ids)} domains, checked")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -24,6 +24,7 @@ from mdl.assembly import (
     build_retrain,
     build_search,
     build_trainer,
+    check_same_images,
     find_domains,
     quiet,
     read_architecture,
@@ -90,7 +91,7 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
         architecture = Architecture.read(own) if own.is_file() else read_architecture(recipe)
         module = build_retrain(recipe, domains, architecture)
     data = build_data(recipe, domains)
-    trainer = build_trainer(recipe, folder, build_callbacks(recipe))
+    trainer = build_trainer(recipe, folder, domains, build_callbacks(recipe))
     data.check_ranks(trainer.world_size)
     if recipe.phase == "retrain" and "val" not in data.train_splits:
         data.check_split("val")
@@ -99,7 +100,10 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
     if recipe.phase == "retrain":
         architecture.write(folder.architecture_file)
     last = folder.checkpoints_dir / LAST
-    last_step = read_checkpoint(last, recipe, list(domains))["global_step"] if last.is_file() else 0
+    last_step = 0
+    if last.is_file():
+        last_step = read_checkpoint(last, recipe, domains)["global_step"]
+        check_same_images(last, recipe, domains)
     trainer.loggers = build_loggers(recipe, folder, last_step)
     fitted = Fitted(folder, module, data, trainer)
     try:

@@ -46,6 +46,11 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _pack_folders(options: argparse.Namespace) -> None:
+    if options.dir.resolve() in (options.out.resolve(), *options.out.resolve().parents):
+        raise UserError(
+            f"OUT = {options.out} lies in DIR = {options.dir}; expected a folder elsewhere, which "
+            "is not taken for a domain."
+        )
     sources = _folder_sources(options.dir, options.no_flip)
     _pack(sources, options)
     _say_what_is_packed(options.out, "recipes/mpnas_search.yaml")
@@ -58,8 +63,8 @@ def _folder_sources(root: Path, no_flip: Sequence[str]) -> list[DomainSource]:
         if name not in names:
             raise UserError(f"--no-flip names '{name}'; {root} holds {', '.join(names)}.")
     for domain in domains:
-        for extension, count in domain.ignored.items():
-            print(f"{domain.name}: {count} files '{extension}' are no images, left out")
+        for what, count in domain.ignored.items():
+            print(f"{domain.name}: left out: {count} {what}")
         if domain.split_by_hash:
             parts = ", ".join(f"{part:.0%} {split}" for split, part in HELD_OUT.items())
             print(f"{domain.name}: no split folders, split by hash: {parts}, the rest train")
@@ -78,6 +83,18 @@ def _pack_decathlon(options: argparse.Namespace) -> None:
         print(f"Packed as it is, differing from what is published:\n{listed}")
     _pack(devkit.sources, options)
     _say_what_is_packed(options.out, "recipes/mpnas_search.yaml recipes/decathlon.yaml")
+    if (fewer := _left_out(options.out)) and not options.partial:
+        raise UserError(
+            f"{options.out} is packed, but not all that is published: {fewer}. Mend those images, "
+            "remove the domain's folder and pack it again; or leave it so with --partial."
+        )
+
+
+def _left_out(out: Path) -> str:
+    """Domains of which images were left out, in words."""
+    splits = {name: domain.splits.values() for name, domain in read_domains(out).items()}
+    counts = {name: sum(split.broken for split in of) for name, of in splits.items()}
+    return ", ".join(f"{name}: {count} left out" for name, count in counts.items() if count)
 
 
 def _pack(sources: Sequence[DomainSource], options: argparse.Namespace) -> None:

@@ -16,7 +16,6 @@ from mdl.data.shards import ShardImages
 from mdl.data.streams import Sample
 from mdl.errors import UserError
 from mdl.recipe import Recipe
-from mdl.results.submission import Answers
 from mdl.run_folder import RunFolder
 from mdl.training.checkpoints import BEST, LAST
 from mdl.training.retrain import RetrainModule
@@ -56,7 +55,7 @@ def choose_checkpoint(folder: RunFolder, wanted: str | None = None) -> str:
     return name
 
 
-def predict(module: RetrainModule, data: MultiDomainData, split: str) -> dict[str, Answers]:
+def predict(module: RetrainModule, data: MultiDomainData, split: str) -> dict[str, list[int]]:
     """The most likely class of every image of a split, in the order of its index."""
     stream = data.evaluation_stream(split)
     labels: dict[str, list[int]] = {domain: [] for domain in module.domains}
@@ -68,10 +67,12 @@ def predict(module: RetrainModule, data: MultiDomainData, split: str) -> dict[st
             for domain, of in logits.items():
                 labels[domain] += of.argmax(1).tolist()
             advance(1)
-    return {
-        domain: Answers(ShardImages(data.domains[domain], split).rows["id"].tolist(), found)
-        for domain, found in labels.items()
-    }
+    return labels
+
+
+def test_ids(domains: Mapping[str, Domain]) -> dict[str, list[int]]:
+    """Domain -> the publisher's numbers of its test images, in the order of their index."""
+    return {name: ShardImages(of, "test").rows["id"].tolist() for name, of in domains.items()}
 
 
 def score(
@@ -84,7 +85,7 @@ def score(
     checkpoint: str,
 ) -> dict[str, Any]:
     """Accuracy of every image of a split, once, by the averaged weights of a checkpoint."""
-    step = load_weights(module, folder.checkpoints_dir / checkpoint, recipe)
+    step = load_weights(module, folder.checkpoints_dir / checkpoint, recipe, data.domains)
     data.split = split
     module.evaluated_split = split
     trainer.test(module, datamodule=data, verbose=False)

@@ -17,12 +17,15 @@ from omegaconf import OmegaConf
 from mdl import evaluate, fit, pack, report
 from mdl.assembly import build_search
 from mdl.data.domains import Domain
+from mdl.data.packing import pack_domain
 from mdl.data.shards import ShardImages
+from mdl.data.source import DomainSource
 from mdl.errors import UserError
 from mdl.recipe import dump_recipe, load_recipe
 from mdl.space.architecture import Architecture
 from mdl.training.base import MultiDomainModule
 from mdl.training.search import SearchModule
+from tests.conftest import coloured
 
 SEARCH, RETRAIN = "recipes/mpnas_search.yaml", "recipes/mpnas_retrain.yaml"
 
@@ -235,6 +238,28 @@ def test_a_run_does_not_go_on_with_other_domains(
     shutil.move(tmp_path / "types", data / "types")
     with pytest.raises(UserError, match="on the domains birds, cars; the data are birds, cars, ty"):
         fit.main([SEARCH, *small_run, f"data.root={data}", "trainer.max_steps=12"])
+
+
+def test_weights_do_not_meet_other_classes_and_runs_no_other_images(
+    packed: Path, small_run: list[str], tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(packed, tmp_path / "data"))
+    at = f"data.root={data}"
+    fit.main([SEARCH, *small_run, at])
+    fit.main([RETRAIN, *small_run, at])
+    file = data / "birds" / "domain.json"
+    content = file.read_text()
+    file.write_text(content.replace('"class0", "class1"', '"class1", "class0"'))
+    with pytest.raises(UserError, match="was trained on other classes of 'birds'"):
+        evaluate.main([str(run_of(small_run, "mpnas_retrain"))])
+    file.write_text(content)
+    evaluate.main([str(run_of(small_run, "mpnas_retrain"))])
+    shutil.rmtree(data / "birds")
+    images = {split: coloured(3, 50) for split in ("train", "val", "test")}
+    source = DomainSource("birds", [f"class{i}" for i in range(3)], images, flip=True)
+    pack_domain(source, data, size=72)
+    with pytest.raises(UserError, match="was trained on other images of 'birds'"):
+        fit.main([SEARCH, *small_run, at, "trainer.max_steps=12"])
 
 
 @pytest.mark.parametrize("override", ["search.controllers=common", "network.nodes=private"])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mdl.data.decathlon import DOMAINS as DECATHLON
 from mdl.errors import UserError
 from mdl.recipe import Recipe, SpaceRecipe, StageRecipe
 from mdl.report import main
@@ -23,7 +24,7 @@ PATHS: dict[str, search_space.Path] = {
     "old_cars": (SMALL, SMALL, LARGE, LARGE),
     "types": (LARGE, LARGE, LARGE, ZERO),
 }
-CLASSES = {"birds": 3, "old_cars": 40, "types": 2}
+CLASSES = {"birds": 3, "old_cars": 40, "types": 2} | {of.name: of.classes for of in DECATHLON}
 
 
 class Runs:
@@ -58,7 +59,7 @@ class Runs:
         ]
         folder.metrics_file.write_text("".join(json.dumps(record) + "\n" for record in records))
 
-    def score(self, folder: RunFolder, accuracy: Mapping[str, float]) -> None:
+    def score(self, folder: RunFolder, accuracy: Mapping[str, float], name: str = "test") -> None:
         split = {
             "checkpoint": "best.ckpt",
             "checkpoint_step": 20,
@@ -67,7 +68,8 @@ class Runs:
             "mean": sum(accuracy.values()) / len(accuracy),
         }
         classes = {domain: CLASSES[domain] for domain in accuracy}
-        folder.write_scores({"step": 20, "num_classes": classes, "splits": {"test": split}})
+        splits = folder.scores().get("splits", {}) | {name: split}
+        folder.write_scores({"step": 20, "num_classes": classes, "splits": splits})
 
 
 @pytest.fixture
@@ -100,7 +102,8 @@ def test_every_picture_of_the_plain_page_is_a_file_beside_it(runs: Runs) -> None
 
 def test_ratios_are_those_of_the_computed_costs(runs: Runs, space: SearchSpace) -> None:
     run = Run.read(runs.make("a_search").path, "a_search")
-    costs = compare_costs(Architecture(space, PATHS), CLASSES, 16)
+    classes = {domain: CLASSES[domain] for domain in PATHS}
+    costs = compare_costs(Architecture(space, PATHS), classes, 16)
     ratios = [row[2] for row in network_table([run]).rows]
     expected = [costs.multi_path, costs.separate, costs.single_path]
     assert ratios == [f"{costs.ratio(cost):.2f}x" for cost in expected]
@@ -155,6 +158,36 @@ def test_chance_is_judged_by_the_number_of_images(
     accuracy: float, num_classes: int, num_images: int, expected: bool
 ) -> None:
     assert at_chance(accuracy, 1 / num_classes, num_images) is expected
+
+
+def test_the_score_of_the_ten_is_reported_with_its_terms(runs: Runs) -> None:
+    ten = {of.name: PATHS["birds"] for of in DECATHLON}
+    folder = runs.make("ten", ten, phase="retrain")
+    runs.score(folder, {of.name: of.baseline for of in DECATHLON})
+    page = report(folder)
+    assert "Decathlon score" in page
+    rows = (folder.path / "report.md").read_text()
+    assert "| svhn | 96.5 | 96.5 | 250 |" in rows
+    assert "| S |  |  | 2500 |" in rows
+    assert "does not estimate" not in page  # validation was not scored
+    runs.score(folder, {of.name: of.baseline for of in DECATHLON}, "val")
+    assert "Validation accuracy of gtsrb does not estimate its test accuracy" in report(folder)
+
+
+def test_other_domains_have_no_decathlon_score(runs: Runs) -> None:
+    folder = runs.make("a_retraining", phase="retrain")
+    runs.score(folder, {"birds": 0.6, "old_cars": 0.4, "types": 0.8})
+    assert "Decathlon score" not in report(folder)
+
+
+def test_chance_is_what_answering_the_most_frequent_class_scores(runs: Runs) -> None:
+    """Half of the images are of one class: half right is no sign of having learnt."""
+    folder = runs.make("a_retraining", phase="retrain")
+    runs.score(folder, {"birds": 0.5, "old_cars": 0.4, "types": 0.8})
+    content = folder.scores()
+    content["splits"]["test"]["guessing"] = {"birds": 0.5, "old_cars": 0.025, "types": 0.5}
+    folder.write_scores(content)
+    assert "at chance on 1 of 3 domains (test): birds (50.0%, guessing 50.0%)" in report(folder)
 
 
 def test_runs_of_different_domains_stand_side_by_side(runs: Runs) -> None:

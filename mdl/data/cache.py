@@ -7,6 +7,7 @@ never counts. Nothing here runs a shell or loads code: a file's bytes are all th
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import hashlib
 import os
@@ -25,6 +26,8 @@ from mdl.errors import UserError
 
 _SCHEMES = ("https", "s3", "gs")
 _LOOPBACK = re.compile(r"http://(127\.0\.0\.1|localhost)(:\d+)?(/|$)")
+# the names of what a cache keeps, and of what it fetches: nothing else is ever dropped
+_OWN = re.compile(r"[0-9a-f]{20}-[\w.-]+|\.[0-9a-f]{20}-[\w.-]+\.partial")
 ATTEMPTS = 6
 FIRST_PAUSE = 0.5  # seconds before the second attempt; doubled with each
 _DROPPED = (OSError, aiohttp.ClientError, asyncio.TimeoutError, EOFError)
@@ -114,14 +117,14 @@ class Cache:
                 "expected room for a shard. Raise data.cache_gb."
             )
         with _locked(beside.parent / ".lock"):
-            files = [file for file in beside.parent.iterdir() if not file.name.endswith(".lock")]
-            known = {file: file.stat() for file in files if file != beside}
+            known = _stored(beside.parent, beside)
             total = sum(of.st_size for of in known.values())
             for file in sorted(known, key=lambda file: known[file].st_mtime):
                 if total + size <= self.limit:
                     break
-                if not file.name.startswith("."):  # another process is fetching it
-                    file.unlink()
+                # what begins with a dot is being fetched, or was by a process that was killed
+                if not file.name.startswith(".") or _is_abandoned(file):
+                    file.unlink(missing_ok=True)
                     total -= known[file].st_size
             with beside.open("wb") as stream:
                 stream.truncate(size)
@@ -139,6 +142,12 @@ class Cache:
                     f"There is no {url}. Check data.root; python -m mdl.pack writes {file}."
                 ) from error
             except _DROPPED as error:
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    target.unlink(missing_ok=True)
+                    raise UserError(
+                        f"The disk of data.cache_dir = {self.folder} is full. Free some space, or "
+                        "lower data.cache_gb; the same command goes on."
+                    ) from error
                 problem = f"{type(error).__name__}: {error}"
                 continue
             problem = _difference(target, size, sha256)
@@ -149,6 +158,29 @@ class Cache:
             f"{url} could not be fetched in {ATTEMPTS} attempts: {problem}. "
             "Check the address and the network; the same command goes on."
         )
+
+
+def _stored(folder: Path, but: Path) -> dict[Path, os.stat_result]:
+    """The files that one cache keeps or fetches; other processes may take them away meanwhile."""
+    found = {}
+    for file in folder.iterdir():
+        if file == but or not _OWN.fullmatch(file.name):
+            continue
+        try:
+            found[file] = file.stat()
+        except FileNotFoundError:
+            pass
+    return found
+
+
+def _is_abandoned(beside: Path) -> bool:
+    """Whether no process holds the lock under which a file is fetched."""
+    with beside.with_name(f"{beside.name.removesuffix('.partial')}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
 
 
 def _difference(file: Path, size: int | None, sha256: str | None) -> str:

@@ -43,6 +43,21 @@ def category_id(domain: str, label: int) -> int:
     return number * 10_000_000 + label + 1
 
 
+def image_ids(domain: str, split: str) -> range:
+    """The challenge's numbers of a split's images: k * 10^7 + 200000 + a running number.
+
+    The running number counts from one over train, val and test.
+    """
+    number, of = next((n, of) for n, of in enumerate(DOMAINS, 1) if of.name == domain)
+    counts = {"train": of.train, "val": of.val, "test": of.test}
+    first = number * 10_000_000 + 200_001
+    for name, count in counts.items():
+        if name == split:
+            return range(first, first + count)
+        first += count
+    raise ValueError(f"Parameter `split` should be train, val or test. Found `split = {split!r}`.")
+
+
 def is_decathlon(domains: Mapping[str, object]) -> bool:
     """Whether these are exactly the ten domains of the challenge."""
     return set(domains) == {domain.name for domain in DOMAINS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -19,6 +20,8 @@ LIST = "domains.json"  # beside the domains' folders: their names, for addresses
 SPLITS = ("train", "val", "test")
 FITS = ("crop", "stretch")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Split:
     index: str  # file with a row per image: shard, offset, bytes, label
     index_sha256: str
     shards: tuple[Shard, ...]
+    broken: int = 0  # images of the source that were left out
 
     @property
     def labelled(self) -> int:
@@ -66,6 +70,7 @@ class Domain:
     fit: str  # how an image becomes square: 'crop' its middle, or 'stretch' it
     splits: dict[str, Split]
     folder: Path
+    size: int = 72  # longest shorter side, px: larger images were scaled down
     cache: Cache | None = None  # fetches and keeps the files of a domain at an address
 
     @property
@@ -78,9 +83,7 @@ class Domain:
         """Writes `domain.json` into the domain's folder."""
         content = {"format": FORMAT} | asdict(replace(self, cache=None))
         del content["folder"], content["cache"]
-        text = json.dumps(content, indent=1, ensure_ascii=False)
-        text = re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text)
-        (self.folder / FILE).write_text(text + "\n", encoding="utf-8")
+        (self.folder / FILE).write_text(f"{_readable(content)}\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path, cache: Cache | None = None) -> Domain:
@@ -114,6 +117,7 @@ class Domain:
             flip=content["flip"],
             fit=content["fit"],
             splits=splits,
+            size=content.get("size", 72),
             folder=folder,
         )
 
@@ -145,11 +149,33 @@ class Domain:
                     f"{in_shards} in its shards; {len(split.images_per_class)} class counts, "
                     f"{len(self.classes)} classes. Pack the domain again."
                 )
-            for plain in (split.index, *(shard.file for shard in split.shards)):
-                if Path(plain).name != plain:
-                    raise UserError(
-                        f"{file} names the file '{plain}'; expected a plain name beside it."
-                    )
+            self._check_files(split)
+
+    def _check_files(self, split: Split) -> None:
+        """The file may come from anywhere: what it names has to lie beside it."""
+        checksums = {split.index: split.index_sha256} | {s.file: s.sha256 for s in split.shards}
+        for plain, checksum in checksums.items():
+            if not _PLAIN.fullmatch(plain):
+                raise UserError(
+                    f"{self.folder / FILE} names the file '{plain}'; expected a plain name beside "
+                    "it. Pack the domain again."
+                )
+            if not _SHA256.fullmatch(checksum):
+                raise UserError(
+                    f"{self.folder / FILE} gives '{plain}' the checksum '{checksum}'; expected 64 "
+                    "hexadecimal digits. Pack the domain again."
+                )
+        if any(not isinstance(s.bytes, int) or s.bytes < 0 or s.images < 0 for s in split.shards):
+            raise UserError(f"{self.folder / FILE} gives a shard a negative size. Pack again.")
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """What weights and orders depend on: the classes by index, and the images."""
+        images = [split.index_sha256 for split in self.splits.values()]
+        return {
+            "classes": hashlib.sha256(repr(self.classes).encode()).hexdigest(),
+            "images": hashlib.sha256(repr(images).encode()).hexdigest(),
+        }
 
     def split(self, name: str) -> Split:
         """Raises UserError where the domain lacks the split or it is empty."""
@@ -166,6 +192,23 @@ class Domain:
         return self.splits[name]
 
 
+def _readable(value: Any, indent: int = 0) -> str:
+    """JSON with an entry per line, and lists of numbers and texts on one."""
+    pad = " " * (indent + 1)
+    if isinstance(value, dict) and any(
+        isinstance(of, dict | list | tuple) for of in value.values()
+    ):
+        inner = [
+            f"{pad}{json.dumps(key, ensure_ascii=False)}: {_readable(of, indent + 1)}"
+            for key, of in value.items()
+        ]
+        return "{\n" + ",\n".join(inner) + "\n" + " " * indent + "}"
+    if isinstance(value, list | tuple) and any(isinstance(of, dict) for of in value):
+        inner = [f"{pad}{_readable(of, indent + 1)}" for of in value]
+        return "[\n" + ",\n".join(inner) + "\n" + " " * indent + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
 def check_name(name: str) -> None:
     """Raises UserError where `name` cannot be a domain's id."""
     if not _NAME.fullmatch(name):
@@ -179,7 +222,7 @@ def check_name(name: str) -> None:
 
 def write_list(root: Path) -> None:
     """Writes `domains.json`, the names of the domains packed below `root`."""
-    names = sorted(file.parent.name for file in root.glob(f"*/{FILE}"))
+    names = sorted(file.parent.name for file in root.glob(f"[!.]*/{FILE}"))
     beside = root / f".{LIST}.partial"
     beside.write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
     os.replace(beside, root / LIST)
@@ -195,7 +238,7 @@ def read_remote_domains(
     """
     cache = Cache(address, cache_dir, cache_bytes)
     if not names:
-        names = json.loads(cache.fetch_afresh(LIST).read_text(encoding="utf-8"))
+        names = _read_list(cache)
     found = {}
     for name in sorted(names or ()):
         check_name(name)
@@ -204,13 +247,26 @@ def read_remote_domains(
     return found
 
 
+def _read_list(cache: Cache) -> list[str]:
+    try:
+        names = json.loads(cache.fetch_afresh(LIST).read_text(encoding="utf-8"))
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("no list of names")
+    except ValueError as error:
+        raise UserError(
+            f"{cache.address}/{LIST} is no list of domains ({error}); expected the file that "
+            "mdl.pack writes. Check data.root, or name the domains with data.domains."
+        ) from error
+    return names
+
+
 def read_domains(root: Path, names: Sequence[str] | None = None) -> dict[str, Domain]:
     """The packed domains below `root` by name, in alphabetical order.
 
     names: the ones wanted; None for all.
     Raises UserError where there is none, or a wanted one is missing.
     """
-    found = sorted(file.parent.name for file in root.glob(f"*/{FILE}"))
+    found = sorted(file.parent.name for file in root.glob(f"[!.]*/{FILE}"))
     if not found:
         raise UserError(
             f"No shards at data.root = {root}: expected folders with a {FILE} each. "

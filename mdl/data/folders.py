@@ -5,13 +5,21 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from mdl.console import phase_bar
 from mdl.data.domains import SPLITS
 from mdl.data.images import EXTENSIONS
 from mdl.errors import UserError
 
+_MISNAMED = {
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "testing": "test",
+}
 HELD_OUT = {"val": 0.15, "test": 0.15}  # parts of a domain that comes without splits
 
 
@@ -49,7 +57,7 @@ class FolderDomain:
     name: str
     classes: tuple[str, ...]
     images: dict[str, list[FileImage]]
-    ignored: Counter[str]  # extension -> how many files are no images
+    ignored: Counter[str]  # what was left out, in words -> how many files
     split_by_hash: bool  # whether the splits are ours
 
 
@@ -87,8 +95,17 @@ def _read_domain(folder: Path) -> FolderDomain:
             f"Domain '{folder.name}' has no split 'train': expected {folder}/train/<class>/*, "
             f"or {folder}/<class>/* to be split by hash; found {found}."
         )
+    for sub in inner:
+        if sub.name.lower() in _MISNAMED:
+            raise UserError(
+                f"{sub} is no split that is known; expected train, val and test. Rename it to "
+                f"{_MISNAMED[sub.name.lower()]}, or move it elsewhere."
+            )
     classes = _class_names(splits["train"])
     images, ignored = {}, Counter[str]()
+    for sub in inner:
+        if sub.name not in SPLITS:
+            ignored[f"folder '{sub.name}', which is no split"] += 1
     for split, at in splits.items():
         images[split] = _read_classes(at, classes, ignored)
     return FolderDomain(folder.name, classes, images, ignored, split_by_hash=False)
@@ -102,10 +119,14 @@ def _split_by_hash(folder: Path) -> FolderDomain:
     """
     classes, ignored = _class_names(folder), Counter[str]()
     images: dict[str, list[FileImage]] = {split: [] for split in SPLITS}
-    for image in _read_classes(folder, classes, ignored):
-        images[_split_of(image)].append(image)
+    every = _read_classes(folder, classes, ignored)
+    with phase_bar(f"splitting {folder.name}", len(every)) as advance, ThreadPoolExecutor() as pool:
+        for image, split in zip(every, pool.map(_split_of, every), strict=True):
+            images[split].append(image)
+            advance(1)
+    trained = {image.label for image in images["train"]}
     for label, name in enumerate(classes):
-        if not any(image.label == label for image in images["train"]):
+        if label not in trained:
             raise UserError(
                 f"Class '{name}' of domain '{folder.name}' has too few images to be split by "
                 "hash: none falls to train. Add images, or lay out train/, val/ and test/."
@@ -152,6 +173,9 @@ def _class_name(folder: Path) -> str:
 
 def _read_classes(folder: Path, classes: tuple[str, ...], ignored: Counter[str]) -> list[FileImage]:
     images = []
+    loose = [file for file in folder.iterdir() if file.suffix.lower() in EXTENSIONS]
+    if loose:
+        ignored[f"images in {folder.name}/ itself, in no class folder"] += len(loose)
     label_of = {name: label for label, name in enumerate(classes)}
     for class_folder in _subfolders(folder):
         label = label_of.get(_class_name(class_folder))
@@ -165,7 +189,7 @@ def _read_classes(folder: Path, classes: tuple[str, ...], ignored: Counter[str])
             if file.suffix.lower() in EXTENSIONS:
                 images.append(FileImage(file, label))
             elif not file.name.startswith("."):
-                ignored[file.suffix or file.name] += 1
+                ignored[f"files '{file.suffix or file.name}', which are no images"] += 1
     return images
 
 

@@ -6,16 +6,20 @@ beside, until the domain is whole and takes its place at once.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import multiprocessing
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +32,7 @@ from mdl.data.source import DomainSource
 from mdl.errors import UserError
 
 IMAGES_PER_SHARD = 1000
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _STRETCH_BEYOND = 1.5  # longer over shorter side: beyond it, a middle crop loses the subject
 
 
@@ -44,6 +49,8 @@ def pack_domains(
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
         packed = [source.name for source in sources if (out / source.name / FILE).is_file()]
+        for source in sources:
+            _check_place(source, out, size)
         waiting = [source for source in sources if source.name not in packed]
         total = sum(len(images) for source in waiting for images in source.images.values())
         with phase_bar("packing", total) as advance:
@@ -60,10 +67,38 @@ def pack_domains(
     return packed
 
 
+def _check_place(source: DomainSource, out: Path, size: int) -> None:
+    """Raises UserError where something else lies where the domain is to be."""
+    folder = out / source.name
+    if not folder.exists():
+        return
+    if not (folder / FILE).is_file():
+        raise UserError(
+            f"{folder} is there and is no packed domain: it holds no {FILE}. Pack into another "
+            "folder, or remove it."
+        )
+    domain = Domain.read(folder)
+    there: dict[str, Any] = {s: of.images + of.broken for s, of in domain.splits.items()}
+    there |= {"classes": list(domain.classes), "--size": domain.size}
+    found: dict[str, Any] = {s: len(of) for s, of in source.images.items() if len(of)}
+    found |= {"classes": list(source.classes), "--size": size}
+    for key in [*found, *there]:
+        if there.get(key) != found.get(key):
+            raise UserError(
+                f"'{source.name}' is packed in {out} already, and of something else: {key} was "
+                f"{there.get(key)}, now is {found.get(key)}. Remove {folder} to pack it again."
+            )
+
+
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     with (out / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        # lockf: unlike flock's, its locks are not handed on to the processes that pack
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print(f"Waiting for another process that packs into {out}", file=sys.stderr)
+            fcntl.lockf(lock, fcntl.LOCK_EX)
         yield
 
 
@@ -105,8 +140,9 @@ def pack_domain(
             raise UserError(
                 f"No training image of domain '{name}' can be decoded; expected at least one."
             )
-        domain = _describe(source, done, folder)
+        domain = _describe(source, done, folder, size)
         domain.write()
+        _say_what_was_left_out(name, broken, out)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -114,9 +150,21 @@ def pack_domain(
             f"The disk is full: domain '{name}' could not be packed into {out} ({error}). "
             f"What is packed of it lies in {folder}: free some space, and the same command goes on."
         ) from error
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"A process that packs '{name}' was killed, perhaps for want of memory. What is packed "
+            f"lies in {folder}: the same command goes on."
+        ) from error
     _keep_only(folder, {FILE, *domain.files})
     os.replace(folder, final)
     return Domain.read(final)
+
+
+def _say_what_was_left_out(name: str, broken: Sequence[str], out: Path) -> None:
+    if broken:
+        file = out / f"{name}.left_out.txt"
+        file.write_text("".join(f"{text}\n" for text in broken), encoding="utf-8")
+        print(f"{name}: {len(broken)} images cannot be decoded, left out; listed in {file}")
 
 
 def _keep_only(folder: Path, names: set[str]) -> None:
@@ -161,8 +209,12 @@ def _pack_shards(
 
 
 def _finish_the_shard() -> None:
-    """Ctrl-C reaches all processes; those that pack finish what they are at."""
+    """Ctrl-C reaches all processes; those that pack finish what they are at.
+
+    Where the process that started them is killed, they end with it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _jobs(source: DomainSource, folder: Path, size: int) -> Iterator[ShardJob]:
@@ -173,7 +225,9 @@ def _jobs(source: DomainSource, folder: Path, size: int) -> Iterator[ShardJob]:
             yield ShardJob(chosen, split, number, first, folder, size)
 
 
-def _describe(source: DomainSource, done: dict[str, list[ShardDone]], folder: Path) -> Domain:
+def _describe(
+    source: DomainSource, done: dict[str, list[ShardDone]], folder: Path, size: int
+) -> Domain:
     shape = Shape()
     for part in done["train"]:
         shape.add(part.shape)
@@ -195,6 +249,7 @@ def _describe(source: DomainSource, done: dict[str, list[ShardDone]], folder: Pa
             if parts
         },
         folder=folder,
+        size=size,
     )
 
 
@@ -212,6 +267,7 @@ def _describe_split(split: str, parts: list[ShardDone], num_classes: int, folder
         index=index,
         index_sha256=write_index(folder / index, rows),
         shards=tuple(part.shard for part in parts),
+        broken=sum(len(part.broken) for part in parts),
     )
 
 

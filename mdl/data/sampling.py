@@ -26,14 +26,14 @@ def batch_sizes(
     sampling: 'balanced': the same of each; 'proportional' to the domains' sizes; or a temperature
     t: proportional to sizes ** (1 / t), which lies between the two.
 
-    Sizes are multiples of an eighth of `batch_size` (at least two), so that up to so many ranks
-    can share them; together they are what balanced batches would be, as near as that allows, and
-    none is below one such part.
+    Sizes are multiples of a quarter of `batch_size`, at least four: a quarter of 16 can be shared
+    by two ranks, of 64 by eight, with two images for each. Together they are what balanced batches
+    would be, as near as that allows, and none is below one such part.
     """
     if sampling == "balanced":
         return dict.fromkeys(images, batch_size)
     temperature = 1.0 if sampling == "proportional" else float(sampling)
-    part = max(batch_size // 8, 2)
+    part = max(batch_size // 4, 4)
     parts = max(round(batch_size * len(images) / part), len(images))
     wanted = {name: size ** (1 / temperature) for name, size in images.items()}
     given = dict.fromkeys(images, 1)  # parts; the rest goes to whom most is missing

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from mdl.data.domains import Shard
-from mdl.data.images import BrokenImage, open_image
+from mdl.data.images import FORMATS, BrokenImage, decode, open_image
 from mdl.data.shards import ROW, PackedImage, Rows, write_shard
 from mdl.data.source import SourceImage
 
@@ -89,8 +89,8 @@ class ShardJob:
         if not (self.note.is_file() and self.file.is_file()):
             return None
         content: dict[str, Any] = json.loads(self.note.read_text(encoding="utf-8"))
-        if content["fingerprint"] != self.fingerprint:
-            return None
+        if content["fingerprint"] != self.fingerprint or content["broken"]:
+            return None  # what was broken may have been mended in place
         rows = np.array([tuple(row) for row in content["rows"]], dtype=ROW)
         return ShardDone(
             Shard(**content["shard"]), rows, Shape(**content["shape"]), content["broken"]
@@ -129,11 +129,20 @@ class ShardJob:
         os.replace(beside, self.note)
 
 
+def _streams_take(content: bytes) -> bool:
+    """Whether it can be decoded as streams do it: stricter with JPEGs than Pillow."""
+    try:
+        decode(content, 8, "stretch")
+    except BrokenImage:
+        return False
+    return True
+
+
 def _fit_for_packing(
     image: Image.Image, content: bytes, size: int
 ) -> tuple[Image.Image, str, bytes]:
     """Scales down where the shorter side exceeds `size`; keeps the bytes where nothing changed."""
-    with Image.open(io.BytesIO(content)) as stored:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as stored:
         kept_format, stored_mode, stored_size = stored.format or "", stored.mode, stored.size
         plain = not getattr(stored, "is_animated", False) and not stored.getexif()
     shorter = min(image.size)
@@ -142,10 +151,10 @@ def _fit_for_packing(
         shape = (max(round(image.width * scale), size), max(round(image.height * scale), size))
         image = image.resize(shape, Image.Resampling.LANCZOS, reducing_gap=3.0)
     same = image.size == stored_size and image.mode == stored_mode
-    if same and plain and kept_format in _KEPT_FORMATS:
+    if same and plain and kept_format in _KEPT_FORMATS and _streams_take(content):
         return image, _KEPT_FORMATS[kept_format], content
     buffer = io.BytesIO()
-    if kept_format == "JPEG":
+    if kept_format in ("JPEG", "MPO"):
         image.save(buffer, "JPEG", quality=95, subsampling=0)
         return image, "jpg", buffer.getvalue()
     image.save(buffer, "PNG")

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,10 +99,62 @@ class DomainImages:
 
 @dataclass(frozen=True)
 class Part:
-    """What one domain contributes to a step."""
+    """What one domain contributes to a step; and names of the images that were broken."""
 
     sample: Sample
     broken: list[str]
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """The parts of a step as they travel between processes: one tensor of each kind for all.
+
+    Sixty tensors a step would cost more time on their way than it takes to decode them.
+    """
+
+    whole: Sample  # its images flat: domains may have images of different sizes
+    shapes: list[torch.Size]
+    broken: list[list[str]]
+    names: list[tuple[str, ...]]
+    error: str = ""  # what a user can mend, found by a worker
+
+    @classmethod
+    def empty(cls, sizes: Mapping[tuple[str, ...], tuple[int, int]]) -> Parcel:
+        """Room for a part by each name. sizes: number of images and their side, px."""
+        shapes = [torch.Size((count, side, side, 3)) for count, side in sizes.values()]
+        count = sum(shape[0] for shape in shapes)
+        whole = Sample(
+            torch.empty(sum(shape.numel() for shape in shapes), dtype=torch.uint8),
+            torch.empty(count, dtype=torch.int64),
+            torch.empty(count, NUM_DRAWS),
+        )
+        return cls(whole, shapes, [[] for _ in shapes], list(sizes))
+
+    def open(self) -> dict[tuple[str, ...], Part]:
+        """The parts by name, as views. Raises UserError where a worker met one."""
+        if self.error:
+            raise UserError(self.error)
+        flat = self.whole.images.split([shape.numel() for shape in self.shapes])
+        images = [part.view(shape) for part, shape in zip(flat, self.shapes, strict=True)]
+        counts = [shape[0] for shape in self.shapes]
+        labels, draws = self.whole.labels.split(counts), self.whole.draws.split(counts)
+        kinds = zip(images, labels, draws, strict=True)
+        parts = (Part(Sample(*of), b) for of, b in zip(kinds, self.broken, strict=True))
+        return dict(zip(self.names, parts, strict=True))
+
+
+def _filled(
+    sizes: Mapping[tuple[str, ...], tuple[int, int]],
+    fill: Callable[[tuple[str, ...], Part], None],
+) -> Parcel:
+    """A parcel with its parts; of an error only the sentence, which else came with a traceback."""
+    parcel = Parcel.empty(sizes)
+    try:
+        for key, part in parcel.open().items():
+            fill(key, part)
+    except UserError as error:
+        return replace(parcel, error=str(error))
+    return parcel
 
 
 @dataclass(frozen=True)
@@ -119,23 +171,21 @@ class TrainingOrder:
     window: int | None = None
     _orders: dict[int, Integers] = field(default_factory=dict, repr=False, compare=False)
 
-    def part(self, numbers: Integers) -> Part:
-        """The images at the given sample numbers; a broken one's slot goes to its successor."""
-        pixels = np.empty((len(numbers), self.images.size, self.images.size, 3), np.uint8)
-        labels = np.empty(len(numbers), np.int64)
-        draws = np.empty((len(numbers), NUM_DRAWS), np.float32)
-        broken: list[str] = []
+    def fill(self, numbers: Integers, part: Part) -> None:
+        """Decodes the images at the given sample numbers into a part of their size.
+
+        A broken one's slot goes to its successor.
+        """
+        pixels, labels, draws = (of.numpy() for of in part.sample)
         epochs, indices = np.divmod(numbers, len(self.images))
         for epoch in np.unique(epochs):
             slots = np.flatnonzero(epochs == epoch)
             order = self._order(int(epoch))
-            chosen = order[indices[slots]]
-            key = self._key("augment", int(epoch))
-            draws[slots] = uniforms(key, chosen, NUM_DRAWS)
+            draws[slots] = uniforms(
+                self._key("augment", int(epoch)), order[indices[slots]], NUM_DRAWS
+            )
             for slot in slots:
-                labels[slot] = self._decode_from(order, indices[slot], pixels[slot], broken)
-        sample = Sample(torch.from_numpy(pixels), torch.from_numpy(labels), torch.from_numpy(draws))
-        return Part(sample, broken)
+                labels[slot] = self._decode_from(order, indices[slot], pixels[slot], part.broken)
 
     def _decode_from(self, order: Integers, index: int, into: Pixels, broken: list[str]) -> int:
         """Decodes the first image from `index` on that is not broken; notes those that are."""
@@ -176,8 +226,8 @@ class Share:
         return numbers[self.rank :: self.ranks]
 
 
-class TrainingSteps(Dataset[dict[str, dict[str, Part]]]):
-    """Step -> stream -> domain -> images: what the workers compute.
+class TrainingSteps(Dataset[Parcel]):
+    """Step -> what each (stream, domain) gives to it: what the workers compute.
 
     orders: stream -> domain -> order.
     batch_size: stream -> domain -> images in a step, over all ranks.
@@ -191,57 +241,16 @@ class TrainingSteps(Dataset[dict[str, dict[str, Part]]]):
     ) -> None:
         self.orders, self.batch_size, self.share = orders, batch_size, share
 
-    def __getitem__(self, step: int) -> dict[str, dict[str, Part]]:
-        parts: dict[str, dict[str, Part]] = {}
-        for stream, orders in self.orders.items():
-            parts[stream] = {}
-            for name, order in orders.items():
+    def __getitem__(self, step: int) -> Parcel:
+        orders: dict[tuple[str, ...], TrainingOrder] = {}
+        numbers: dict[tuple[str, ...], Integers] = {}
+        for stream, of_stream in self.orders.items():
+            for name, order in of_stream.items():
                 size = self.batch_size[stream][name]
-                numbers = self.share.of(np.arange(step * size, (step + 1) * size))
-                parts[stream][name] = order.part(numbers)
-        return parts
-
-
-@dataclass(frozen=True)
-class _Parcel:
-    """Parts of a step as they travel between processes: one tensor of each kind for all.
-
-    Sixty tensors a step would cost more time on their way than it takes to decode them.
-    """
-
-    whole: Sample  # its images flat: domains may have images of different sizes
-    shapes: list[torch.Size]
-    broken: list[list[str]]
-    names: list[tuple[str, ...]]
-
-    @classmethod
-    def of(cls, parts: Mapping[tuple[str, ...], Part]) -> _Parcel:
-        samples = [part.sample for part in parts.values()]
-        flat = [sample._replace(images=sample.images.flatten()) for sample in samples]
-        whole = Sample(*(torch.cat(kind) for kind in zip(*flat, strict=True)))
-        broken = [part.broken for part in parts.values()]
-        return cls(whole, [sample.images.shape for sample in samples], broken, list(parts))
-
-    def open(self) -> dict[tuple[str, ...], Part]:
-        flat = self.whole.images.split([shape.numel() for shape in self.shapes])
-        images = [part.view(shape) for part, shape in zip(flat, self.shapes, strict=True)]
-        counts = [shape[0] for shape in self.shapes]
-        labels, draws = self.whole.labels.split(counts), self.whole.draws.split(counts)
-        kinds = zip(images, labels, draws, strict=True)
-        parts = (Part(Sample(*of), b) for of, b in zip(kinds, self.broken, strict=True))
-        return dict(zip(self.names, parts, strict=True))
-
-
-def _send_training(parts: Any) -> _Parcel:
-    return _Parcel.of({(s, d): part for s, of in parts.items() for d, part in of.items()})
-
-
-def _send_evaluation(parts: Any) -> _Parcel:
-    # a rank may have no image left where another still has some
-    return _Parcel.of({(d,): part for d, part in parts.items()}) if parts else _NOTHING
-
-
-_NOTHING = _Parcel(Sample(*(torch.empty(0) for _ in range(3))), [], [], [])
+                orders[stream, name] = order
+                numbers[stream, name] = self.share.of(np.arange(step * size, (step + 1) * size))
+        sizes = {key: (len(of), orders[key].images.size) for key, of in numbers.items()}
+        return _filled(sizes, lambda key, part: orders[key].fill(numbers[key], part))
 
 
 class TrainingFeed:
@@ -252,7 +261,7 @@ class TrainingFeed:
     ) -> None:
         self._steps, self._first_step, self._workers = steps, first_step, workers
         self._broken = broken
-        self._iterator: Iterator[_Parcel] | None = None
+        self._iterator: Iterator[Parcel] | None = None
         self._waiting: dict[tuple[str, ...], Part] = {}
 
     def streams(self) -> dict[str, dict[str, DomainStream]]:
@@ -266,7 +275,7 @@ class TrainingFeed:
         """Begins at the first step again."""
         self._iterator, self._waiting = None, {}
 
-    def _start(self) -> Iterator[_Parcel]:
+    def _start(self) -> Iterator[Parcel]:
         """Starts the workers: once for all streams, when the first of them is asked."""
         loader = DataLoader(
             self._steps,
@@ -274,7 +283,7 @@ class TrainingFeed:
             batch_size=None,
             num_workers=self._workers,
             prefetch_factor=4 if self._workers else None,
-            collate_fn=_send_training,
+            collate_fn=_as_it_is,
         )
         return iter(loader)
 
@@ -305,7 +314,7 @@ class DomainStream:
             yield self._feed.take(self._stream, self._domain)
 
 
-class EvaluationSteps(Dataset[dict[str, Part]]):
+class EvaluationSteps(Dataset[Parcel]):
     """Step -> domain -> images: every image of a split once, over all ranks.
 
     All ranks have the same number of steps; towards the end a rank may have no image of a
@@ -321,27 +330,28 @@ class EvaluationSteps(Dataset[dict[str, Part]]):
         per_rank = max(-(-len(images) // self.share.ranks) for images in self.images.values())
         return -(-per_rank // self.batch_size)
 
-    def __getitem__(self, step: int) -> dict[str, Part]:
+    def __getitem__(self, step: int) -> Parcel:
         window = slice(step * self.batch_size, (step + 1) * self.batch_size)
-        chosen = {name: self.share.of(of.chosen)[window] for name, of in self.images.items()}
-        return {
-            name: self._part(self.images[name], images)
-            for name, images in chosen.items()
-            if len(images)
+        chosen: dict[tuple[str, ...], Integers] = {
+            (name,): self.share.of(of.chosen)[window] for name, of in self.images.items()
         }
+        sizes: dict[tuple[str, ...], tuple[int, int]] = {
+            (name,): (len(chosen[name,]), of.size)
+            for name, of in self.images.items()
+            if len(chosen[name,])
+        }
+        return _filled(sizes, lambda key, part: self._fill(self.images[key[0]], chosen[key], part))
 
     @staticmethod
-    def _part(images: DomainImages, chosen: Integers) -> Part:
-        pixels = np.zeros((len(chosen), images.size, images.size, 3), np.uint8)
-        labels = np.full(len(chosen), NO_LABEL, np.int64)
-        broken = []
+    def _fill(images: DomainImages, chosen: Integers, part: Part) -> None:
+        pixels, labels, draws = (of.numpy() for of in part.sample)
+        draws[:] = 0.5  # the middle
         for slot, image in enumerate(chosen):
             try:
                 labels[slot] = images.decode(int(image), pixels[slot])
             except BrokenImage:
-                broken.append(images.shards.name_of(int(image)))
-        middle = torch.full((len(chosen), NUM_DRAWS), 0.5)
-        return Part(Sample(torch.from_numpy(pixels), torch.from_numpy(labels), middle), broken)
+                pixels[slot], labels[slot] = 0, NO_LABEL
+                part.broken.append(images.shards.name_of(int(image)))
 
 
 class EvaluationStream:
@@ -359,7 +369,7 @@ class EvaluationStream:
             shuffle=False,
             batch_size=None,
             num_workers=self._workers,
-            collate_fn=_send_evaluation,
+            collate_fn=_as_it_is,
         )
         for parcel in loader:
             parts = parcel.open()
@@ -385,6 +395,10 @@ def training_images(
     mask = held_out(domain.name, count, held_out_fraction)
     train = DomainImages(domain, shards, size, np.flatnonzero(~mask))
     return train, DomainImages(domain, shards, size, np.flatnonzero(mask))
+
+
+def _as_it_is(parcel: Any) -> Any:
+    return parcel
 
 
 class _Count:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mdl.data.domains import FILE, Domain, Shard
-from mdl.data.images import BrokenImage, open_image
+from mdl.data.images import BrokenImage, decode
 from mdl.data.shards import Rows, ShardImages
 from mdl.errors import UserError
 
@@ -89,7 +89,7 @@ class _ShardCheck:
             yield f"holds {key} with another label than its index"
         content = tar.extractfile(image)
         try:
-            open_image(content.read() if content else b"")
+            decode(content.read() if content else b"", 8, "stretch")
         except BrokenImage as error:
             yield f"holds {key}, which cannot be decoded ({error})"
 

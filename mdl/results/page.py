@@ -104,7 +104,10 @@ def _accuracy_section(runs: Sequence[Run]) -> Section:
     for run in runs:
         if run.scores:
             continue
-        if run.is_retraining:
+        if run.is_finished:
+            what = "was trained on all splits that have labels; answer the test images with "
+            what += f"python -m mdl.evaluate {run.folder.path} --submission results.zip"
+        elif run.is_retraining:
             what = f"is not finished. Go on with it: {go_on_command(run.folder)}"
         else:
             what = "is a search; accuracies come with the retraining of what it found."

@@ -63,6 +63,12 @@ class Run:
         return self.recipe.phase == "retrain"
 
     @property
+    def is_finished(self) -> bool:
+        """Whether it is a retraining that made all of its steps."""
+        done = self.folder.scores().get("step", 0)
+        return self.is_retraining and bool(done >= self.recipe.trainer.max_steps)
+
+    @property
     def is_private(self) -> bool:
         """Whether its network is a bundle: every domain has its nodes for itself."""
         return self.recipe.network.nodes == "private"

@@ -150,7 +150,6 @@ class MultiDomainModule(L.LightningModule):
         set_scheduled_rate(schedule)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["domains"] = list(self.domains)
         checkpoint["warmup_steps"] = self.warmup_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class Checkpoints(Checkpoint):
 
     monitor: the record by which the best is told, greater is better; None: no best.
     identity: what tells this run from others; a checkpoint holds it.
+    data: domain -> fingerprint of its classes and images; a checkpoint holds it too.
 
     A step that ends in a validation is saved after it, so that a resumed run does not miss it.
     """
@@ -58,10 +60,12 @@ class Checkpoints(Checkpoint):
         validation_interval: int | None,
         monitor: str | None,
         identity: str,
+        data: Mapping[str, Mapping[str, str]],
     ) -> None:
         self.folder, self.interval = folder, interval
         self.validation_interval = validation_interval
         self.monitor, self.identity = monitor, identity
+        self.data = {domain: dict(of) for domain, of in data.items()}
         self.best_score = float("-inf")
         self.best_step = -1
 
@@ -100,7 +104,7 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint["run"] = self.identity
+        checkpoint["run"], checkpoint["data"] = self.identity, self.data
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score, "best_step": self.best_step}

@@ -1,5 +1,6 @@
 """Data at an address, from a server that behaves badly."""
 
+import json
 import multiprocessing
 import shutil
 import threading
@@ -148,6 +149,60 @@ def test_the_cache_keeps_its_limit_and_drops_what_was_used_longest_ago(
 
 def remote_only(server: Server, name: str, tmp_path: Path, limit: int) -> Domain:
     return read_remote_domains(server.address, [name], tmp_path / "cache", limit)[name]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("sha256", "../../../important", "the checksum '../../../important'; expected 64"),
+        ("file", "../important.tar", "names the file '../important.tar'; expected a plain name"),
+        ("file", "..", "names the file '..'; expected a plain name"),
+        ("bytes", -5, "a negative size"),
+    ],
+)
+def test_what_an_address_says_cannot_reach_outside_the_cache(
+    server: Server, tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    file = server.root / "birds" / "domain.json"
+    content = json.loads(file.read_text())
+    content["splits"]["train"]["shards"][0][key] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        remote_only(server, "birds", tmp_path, PLENTY)
+
+
+def test_only_its_own_files_make_room(server: Server, tmp_path: Path) -> None:
+    images = ShardImages(remote_only(server, "birds", tmp_path, 10**6), "train")
+    images.read(0)
+    (tmp_path / "cache" / "files" / "thesis.tex").write_bytes(bytes(10**6))
+    assert ShardImages(remote_only(server, "cars", tmp_path, 10**6), "train").read(0)
+    assert (tmp_path / "cache" / "files" / "thesis.tex").is_file()
+
+
+def test_what_a_killed_process_left_half_fetched_makes_room(server: Server, tmp_path: Path) -> None:
+    images = ShardImages(remote_only(server, "birds", tmp_path, 10**6), "train")
+    left = tmp_path / "cache" / "files" / f".{'a' * 20}-train-00000.tar.partial"
+    left.parent.mkdir(exist_ok=True, parents=True)
+    left.write_bytes(bytes(10**6))
+    assert images.read(0)
+    assert not left.exists()
+
+
+def test_a_page_instead_of_a_list_is_refused(server: Server, tmp_path: Path) -> None:
+    (server.root / "domains.json").write_text("<html>Sign in</html>")
+    with pytest.raises(UserError, match="domains.json is no list of domains"):
+        remote(server, tmp_path)
+
+
+def test_what_a_worker_cannot_fetch_is_one_sentence(
+    server: Server, small_run: list[str], tmp_path: Path
+) -> None:
+    (server.root / "birds" / "train-00000.tar").unlink()
+    changes = [f"data.cache_dir={tmp_path / 'cache'}", f"data.root={server.address}"]
+    with pytest.raises(UserError) as refused:
+        fit.main(["recipes/mpnas_search.yaml", *small_run, *changes, "data.workers=1"])
+    assert str(refused.value).startswith("There is no http://")
+    assert "Traceback" not in str(refused.value)
 
 
 def test_a_shard_larger_than_the_cache_is_refused(server: Server, tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 import json
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from mdl import evaluate, fit, pack
+from mdl import evaluate, fit, pack, report
 from mdl.data.decathlon import category_id
 from mdl.data.devkit import read_devkit
 from mdl.data.domains import read_domains
@@ -70,7 +72,7 @@ def test_what_is_missing_or_differs_is_named_and_refused(
     content["images"] = content["images"][1:]
     shorter.write_text(json.dumps(content))
     expected = [
-        "svhn: no images: neither data/svhn.tar nor data/svhn/",
+        "svhn: no images: neither svhn.tar nor svhn/ in",
         "gtsrb: no annotations/gtsrb_val.json",
         "dtd: 1 annotated train files are missing: data/dtd/train/0001/000001.jpg",
         "dtd: 1 val files that no annotation names",
@@ -89,6 +91,86 @@ def test_what_is_missing_or_differs_is_named_and_refused(
     assert len(domains) == 9
     assert "val" not in domains["gtsrb"].splits
     assert domains["dtd"].splits["train"].images == 6
+
+
+def change(source: Path, name: str, edit: Callable[[dict[str, Any]], object]) -> None:
+    file = source / "decathlon-1.0" / "annotations" / name
+    content = json.loads(file.read_text())
+    edit(content)
+    file.write_text(json.dumps(content))
+
+
+def test_the_published_archives_are_read_where_they_unpack_to(source: Path, tmp_path: Path) -> None:
+    """ImageNet's tar has a name of its own; the others may lie beside the devkit."""
+    data = source / "decathlon-1.0" / "data"
+    (data / "imagenet12.tar").rename(source / "decathlon-1.0-data-imagenet.tar")
+    (data / "svhn.tar").rename(source / "svhn.tar")
+    (data / "dtd").rename(source / "decathlon-1.0" / "dtd")
+    assert read_devkit(source).differences == []
+
+
+def test_a_tar_that_was_fetched_again_is_packed_again(source: Path, tmp_path: Path) -> None:
+    tar = source / "decathlon-1.0" / "data" / "svhn.tar"
+    good = tar.read_bytes()
+    with tarfile.open(tar) as archive:
+        place = next(member.offset_data for member in archive if member.isfile())
+    tar.write_bytes(good[:place] + bytes(60) + good[place + 60 :])
+    with pytest.raises(UserError, match="'svhn' holds 1 images that cannot be decoded"):
+        pack.main(["decathlon", str(source), str(tmp_path / "out")])
+    tar.write_bytes(good)
+    pack.main(["decathlon", str(source), str(tmp_path / "out")])
+    assert len(read_domains(tmp_path / "out")) == 10
+
+
+def test_a_domain_that_was_packed_in_part_is_not_taken_for_the_whole(
+    source: Path, tmp_path: Path
+) -> None:
+    file = source / "decathlon-1.0" / "annotations" / "gtsrb_val.json"
+    content = file.read_text()
+    file.unlink()
+    pack.main(["decathlon", str(source), str(tmp_path / "out"), "--partial"])
+    file.write_text(content)
+    with pytest.raises(UserError, match=r"'gtsrb' is packed in .* val was None, now is 3. Remove"):
+        pack.main(["decathlon", str(source), str(tmp_path / "out")])
+
+
+def test_images_that_were_left_out_are_told_and_make_it_no_whole_decathlon(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (source / "decathlon-1.0" / "data" / "dtd" / "val" / "0001" / "000001.jpg").write_bytes(b"x")
+    arguments = ["decathlon", str(source), str(tmp_path / "out"), "--skip-broken"]
+    with pytest.raises(UserError, match="not all that is published: dtd: 1 left out"):
+        pack.main(arguments)
+    assert "dtd: 1 images cannot be decoded, left out; listed in" in capsys.readouterr().out
+    assert "000001.jpg" in (tmp_path / "out" / "dtd.left_out.txt").read_text()
+    pack.main([*arguments, "--partial"])
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda c: c["annotations"].append(
+            c["annotations"][0] | {"category_id": c["annotations"][1]["category_id"]}
+        ), "gives image 80200008 two categories"),
+        (lambda c: c["annotations"].pop(0), "has no category for image 80200008"),
+        (lambda c: c["images"][0].pop("file_name"), "is no annotation file of the devkit: KeyErr"),
+    ],
+)  # fmt: skip
+def test_annotations_that_contradict_themselves_are_refused(
+    source: Path, edit: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    change(source, "svhn_val.json", edit)
+    with pytest.raises(UserError, match=message):
+        read_devkit(source)
+
+
+def test_ids_that_were_not_published_are_told(source: Path) -> None:
+    change(source, "svhn_test_stripped.json", lambda c: c["images"][0].update(id=5))
+    change(source, "dtd_test_stripped.json", lambda c: c["images"][0].update(id=40200012))
+    assert read_devkit(source).differences == [
+        "dtd: 1 test images have the id of another",
+        "svhn: 1 test images have ids, as 5, outside the published 80200011 to 80200014",
+    ]
 
 
 def test_no_devkit_at_all_is_refused(tmp_path: Path) -> None:
@@ -125,12 +207,13 @@ def test_a_name_that_leads_out_of_the_archive_is_never_followed(
     outside.write_bytes(b"secret")
     with tarfile.open(home / "data" / "svhn.tar", "a") as tar:
         tar.add(outside, "svhn/../../escaped.jpg")
-    file = home / "annotations" / "dtd_val.json"
-    content = json.loads(file.read_text())
-    content["images"][0]["file_name"] = "data/dtd/../../../../secret.jpg"
-    file.write_text(json.dumps(content))
+    names = ["data/dtd/../../../../secret.jpg", f"data/dtd/{outside}", str(outside)]
+    for place, name in enumerate(names):
+        change(source, "dtd_val.json", lambda c, at=place, to=name: c["images"][at].update(
+            file_name=to
+        ))  # fmt: skip
     differences = read_devkit(source).differences
-    assert any("annotated val files are missing: data/dtd/../.." in text for text in differences)
+    assert any(text.startswith("dtd: 3 annotated val files are missing") for text in differences)
     assert not list(tmp_path.rglob("escaped.jpg"))
 
 
@@ -153,6 +236,8 @@ def test_from_the_devkit_to_a_submission(
     assert "Decathlon score S on val:" in said
     with pytest.raises(UserError, match="The test images of 'aircraft' have no labels"):
         evaluate.main([str(run)])
+    with pytest.raises(UserError, match="There is no folder"):
+        evaluate.main([str(run), "--submission", str(tmp_path / "nowhere" / "results.zip")])
     file = tmp_path / "results.zip"
     evaluate.main([str(run), "--submission", str(file)])
     with zipfile.ZipFile(file) as archive:
@@ -182,4 +267,10 @@ def test_training_on_train_and_validation_uses_all_of_both(source: Path, tmp_pat
     run = tmp_path / "runs" / "mpnas_retrain"
     assert [file.name for file in (run / "checkpoints").iterdir()] == ["last.ckpt"]
     assert json.loads((run / "scores.json").read_text())["splits"] == {}
+    report.main([str(run)])
+    page = (run / "report.md").read_text()
+    assert "was trained on all splits that have labels" in page
+    assert "not finished" not in page
+    with pytest.raises(UserError, match="was trained on the val split"):
+        evaluate.main([str(run), "--split", "val"])
     evaluate.main([str(run), "--submission", str(tmp_path / "r.zip")])

@@ -101,3 +101,48 @@ def test_a_class_that_only_a_later_split_has_is_refused(tmp_path: Path) -> None:
     write_classes(tmp_path / "d" / "test", {"c": 3})
     with pytest.raises(UserError, match=r"test/c is a class that the training split lacks"):
         read_folders(tmp_path)
+
+
+def test_what_lies_beside_the_splits_is_told_or_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_classes(tmp_path / "in" / "d" / "train", {"a": 3, "b": 3})
+    write_classes(tmp_path / "in" / "d" / "originals", {"a": 3})
+    (tmp_path / "in" / "d" / "test").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "in" / "d" / "test" / "loose.png")
+    pack.main(["folders", str(tmp_path / "in"), str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    assert "d: left out: 1 folder 'originals', which is no split" in said
+    assert "d: left out: 1 images in test/ itself, in no class folder" in said
+    write_classes(tmp_path / "in" / "d" / "valid", {"a": 3})
+    with pytest.raises(UserError, match=r"d/valid is no split that is known; .* Rename it to val"):
+        read_folders(tmp_path / "in")
+
+
+def test_names_with_odd_spaces_stay_as_they_are(tmp_path: Path) -> None:
+    names = ("red  fox", "tab\tbed", "東京\u3000タワー")
+    write_classes(tmp_path / "in" / "d" / "train", dict.fromkeys(names, 2))
+    pack.main(["folders", str(tmp_path / "in"), str(tmp_path / "out")])
+    assert set(Domain.read(tmp_path / "out" / "d").classes) == set(names)
+
+
+def test_packing_into_the_images_or_over_something_else_is_refused(tmp_path: Path) -> None:
+    write_classes(tmp_path / "in" / "d" / "train", {"a": 3})
+    for out in (tmp_path / "in", tmp_path / "in" / "packed"):
+        with pytest.raises(UserError, match="lies in DIR"):
+            pack.main(["folders", str(tmp_path / "in"), str(out)])
+    (tmp_path / "out" / "d").mkdir(parents=True)
+    with pytest.raises(UserError, match="is there and is no packed domain"):
+        pack.main(["folders", str(tmp_path / "in"), str(tmp_path / "out")])
+
+
+def test_other_images_under_a_packed_name_are_refused(tmp_path: Path) -> None:
+    write_classes(tmp_path / "in" / "d" / "train", {"a": 3})
+    arguments = ["folders", str(tmp_path / "in"), str(tmp_path / "out")]
+    pack.main(arguments)
+    pack.main(arguments)
+    with pytest.raises(UserError, match="--size was 72, now is 48. Remove"):
+        pack.main([*arguments, "--size", "48"])
+    write_classes(tmp_path / "in" / "d" / "train", {"b": 3})
+    with pytest.raises(UserError, match="train was 3, now is 6. Remove"):
+        pack.main(arguments)

@@ -1,6 +1,7 @@
 """Images as they come: each kind is decoded rightly, or called broken; never a wrong picture."""
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -111,8 +112,36 @@ def test_what_is_no_picture_is_called_broken(kind: str) -> None:
         decode(BROKEN[kind], 16, "crop")
 
 
+def test_no_format_is_taken_that_starts_a_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow hands EPS to Ghostscript, whatever the file is called."""
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    eps = encoded(photo(), "EPS")
+    with pytest.raises(BrokenImage):
+        open_image(eps)
+    with pytest.raises(BrokenImage):
+        decode(eps, 16, "crop")
+    assert not (tmp_path / "started").exists()
+
+
+def test_a_jpeg_that_streams_would_refuse_is_packed_anew(tmp_path: Path) -> None:
+    """Bytes before a marker: Pillow passes over them, the streams' decoder does not."""
+    content = encoded(photo(), "JPEG", quality=98, subsampling=0)
+    odd = content[:20] + bytes(7) + content[20:]
+    open_image(odd)
+    with pytest.raises(BrokenImage):
+        decode(odd, 16, "crop")
+    seen = through_a_shard(odd, "it.jpg", tmp_path)
+    assert np.abs(seen[1:7, 1:7] - QUARTERS[1:7, 1:7]).max() < 40
+
+
 def test_a_huge_picture_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MOST_PIXELS", 255)
     for form in ("PNG", "JPEG"):
-        with pytest.raises(BrokenImage, match="16 x 16 pixels; at most 255"):
-            open_image(encoded(photo(), form))
+        for read in (open_image, lambda content: decode(content, 8, "crop")):
+            with pytest.raises(BrokenImage, match="16 x 16 pixels; at most 255"):
+                read(encoded(photo(), form))

@@ -6,6 +6,10 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +19,7 @@ import pytest
 import webdataset
 from PIL import Image
 
+from mdl import pack
 from mdl.data import packing, shards
 from mdl.data.domains import Domain, read_domains
 from mdl.data.folders import read_folders
@@ -268,6 +273,50 @@ def test_processes_that_pack_into_one_folder_wait_for_one_another(tmp_path: Path
     assert (tmp_path / "domains.json").read_text() == '[\n "d"\n]\n'
 
 
+def test_a_killed_packing_leaves_no_process_and_no_lock(tmp_path: Path) -> None:
+    write_folders(tmp_path / "in")
+    code = (
+        "import os, time\nfrom mdl import pack\nfrom mdl.data import shard_job\n"
+        "def run(self):\n    open(f'{self.folder}/{os.getpid()}.pid', 'w')\n    time.sleep(600)\n"
+        "shard_job.ShardJob.run = run\n"
+        f"pack.main(['folders', '{tmp_path / 'in'}', '{tmp_path / 'out'}'])\n"
+    )
+    started = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    for _ in range(600):
+        pids = [int(file.stem) for file in (tmp_path / "out").glob(".pets.partial/*.pid")]
+        if pids:
+            break
+        time.sleep(0.1)
+    started.kill()
+    started.wait()
+    for _ in range(100):
+        if not any(Path(f"/proc/{pid}/stat").exists() for pid in pids):
+            break
+        time.sleep(0.1)
+    assert pids and not any(Path(f"/proc/{pid}/stat").exists() for pid in pids)
+    pack.main(["folders", str(tmp_path / "in"), str(tmp_path / "out")])
+    assert read_domains(tmp_path / "out")["pets"].splits["train"].images == 8
+
+
+def test_a_process_that_is_killed_while_packing_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(self: ShardJob) -> ShardDone:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+    monkeypatch.setattr(ShardJob, "run", run)
+    source = DomainSource("d", ["a"], {"train": coloured(1, 3)}, True)
+    with pytest.raises(UserError, match="A process that packs 'd' was killed"):
+        pack_domain(source, tmp_path, size=72)
+
+
+def test_a_domain_that_is_not_whole_yet_is_no_domain(packed: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(packed, tmp_path / "out"))
+    shutil.move(out / "birds", out / ".birds.partial")
+    assert set(read_domains(out)) == {"cars", "types"}
+
+
 def packing_process(source: DomainSource, out: Path) -> list[str]:
     return packing.pack_domains([source], out, size=72)
 
@@ -287,7 +336,7 @@ def test_image_folders_are_read_by_split_and_class(tmp_path: Path) -> None:
     (pets,) = read_folders(write_folders(tmp_path))
     assert pets.classes == ("cat", "dog")
     assert [len(images) for images in pets.images.values()] == [8, 4]
-    assert pets.ignored == {".txt": 1}
+    assert pets.ignored == {"files '.txt', which are no images": 1}
 
 
 def test_folders_that_are_laid_out_otherwise_are_refused(tmp_path: Path) -> None:

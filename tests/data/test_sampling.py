@@ -24,11 +24,11 @@ def test_balanced_batches_have_the_same_size(images: dict[str, int], size: int) 
 def test_no_domain_gives_fewer_than_a_part_and_all_together_give_what_balanced_ones_would(
     images: dict[str, int], size: int, sampling: str | float
 ) -> None:
-    part = max(size // 8, 2)
+    part = max(size // 4, 4)
     found = batch_sizes(images, size, sampling)
     assert min(found.values()) >= part
     assert all(value % part == 0 for value in found.values())
-    assert abs(sum(found.values()) - size * len(images)) <= part * max(len(images), 1)
+    assert abs(sum(found.values()) - size * len(images)) <= part * len(images)
 
 
 @given(SIZES, BATCH, st.floats(1, 50))
@@ -38,7 +38,7 @@ def test_a_larger_domain_never_gives_fewer_images(
     found = batch_sizes(images, size, temperature)
     ordered = sorted(images, key=lambda name: images[name])
     counts = [found[name] for name in ordered]
-    part = max(size // 8, 2)
+    part = max(size // 4, 4)
     assert all(a <= b + part for a, b in pairwise(counts))
     if len(set(images.values())) == len(images):
         assert counts == sorted(counts)
@@ -51,7 +51,7 @@ def test_a_temperature_lies_between_proportional_and_balanced() -> None:
         for sampling in ("balanced", 100.0, 2.0, "proportional")
     ]
     assert shares == sorted(shares)
-    assert batch_sizes(images, 512, 2.0)["large"] == pytest.approx(1024 * 8 / 9, abs=64)
+    assert batch_sizes(images, 512, 2.0)["large"] == pytest.approx(1024 * 8 / 9, abs=128)
     assert batch_sizes(images, 512, 1.0) == batch_sizes(images, 512, "proportional")
 
 

@@ -20,6 +20,8 @@ from mdl.data.streams import (
     DomainImages,
     EvaluationSteps,
     EvaluationStream,
+    Parcel,
+    Part,
     Share,
     TrainingFeed,
     TrainingOrder,
@@ -60,26 +62,33 @@ def order(count: int, seed: int = 0, broken: frozenset[int] = frozenset()) -> Tr
     return TrainingOrder(NumberedImages("birds", count, broken), seed, "train")  # type: ignore[arg-type]
 
 
+def part(order: TrainingOrder, numbers: np.ndarray) -> Part:
+    parcel = Parcel.empty({("it",): (len(numbers), order.images.size)})
+    (it,) = parcel.open().values()
+    order.fill(numbers, it)
+    return it
+
+
 def numbers(first: int, count: int) -> np.ndarray:
     return np.arange(first, first + count)
 
 
 @given(st.integers(1, 50), st.integers(0, 3), st.integers(0, 5))
 def test_every_epoch_shows_every_image_once(count: int, seed: int, epoch: int) -> None:
-    part = order(count, seed).part(numbers(epoch * count, count))
-    assert sorted(part.sample.labels.tolist()) == list(range(count))
+    found = part(order(count, seed), numbers(epoch * count, count))
+    assert sorted(found.sample.labels.tolist()) == list(range(count))
 
 
 @given(st.integers(20, 60), st.integers(0, 5))
 def test_epochs_come_in_fresh_orders(count: int, seed: int) -> None:
-    labels = order(count, seed).part(numbers(0, 2 * count)).sample.labels
+    labels = part(order(count, seed), numbers(0, 2 * count)).sample.labels
     assert labels[:count].tolist() != labels[count:].tolist()
 
 
 @given(st.integers(1, 40), st.integers(0, 200), st.integers(1, 64))
 def test_a_batch_is_a_function_of_its_numbers_alone(count: int, first: int, size: int) -> None:
-    whole = order(count).part(numbers(0, first + size)).sample
-    resumed = order(count).part(numbers(first, size)).sample
+    whole = part(order(count), numbers(0, first + size)).sample
+    resumed = part(order(count), numbers(first, size)).sample
     assert torch.equal(whole.labels[first:], resumed.labels)
     assert torch.equal(whole.draws[first:], resumed.draws)
 
@@ -92,7 +101,7 @@ def test_ranks_see_between_them_the_images_of_one(
 
     def labels(share: Share) -> list[int]:
         steps = TrainingSteps({"train": {"birds": order(count)}}, {"train": {"birds": size}}, share)
-        found: list[int] = steps[step]["train"]["birds"].sample.labels.tolist()
+        found: list[int] = steps[step].open()["train", "birds"].sample.labels.tolist()
         return found
 
     together = [labels(Share(rank, ranks)) for rank in range(ranks)]
@@ -103,14 +112,14 @@ def test_ranks_see_between_them_the_images_of_one(
 @given(st.integers(2, 30), st.data())
 def test_a_broken_image_shifts_no_position(count: int, data: st.DataObject) -> None:
     broken = data.draw(st.frozensets(st.integers(0, count - 1), max_size=count - 1))
-    whole = order(count).part(numbers(0, 2 * count)).sample.labels.tolist()
-    part = order(count, broken=broken).part(numbers(0, 2 * count))
-    mended = part.sample.labels.tolist()
+    whole = part(order(count), numbers(0, 2 * count)).sample.labels.tolist()
+    found = part(order(count, broken=broken), numbers(0, 2 * count))
+    mended = found.sample.labels.tolist()
     assert all(label not in broken for label in mended)
     assert [a for a, b in zip(whole, mended, strict=True) if a != b] == [
         a for a in whole if a in broken
     ]
-    assert set(part.broken) == {f"birds:{image}" for image in broken}
+    assert set(found.broken) == {f"birds:{image}" for image in broken}
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=3), st.integers(1, 4), st.integers(1, 7))
@@ -124,8 +133,8 @@ def test_evaluation_sees_every_image_once_on_any_ranks(
         steps = EvaluationSteps(images, batch_size, Share(rank, ranks))  # type: ignore[arg-type]
         lengths.add(len(steps))
         for step in range(len(steps)):
-            for domain, part in steps[step].items():
-                seen.update((domain, label) for label in part.sample.labels.tolist())
+            for (domain,), of in steps[step].open().items():
+                seen.update((domain, label) for label in of.sample.labels.tolist())
     expected = {(f"d{i}", label) for i, count in enumerate(counts) for label in range(count)}
     assert set(seen) == expected
     assert set(seen.values()) == {1}
@@ -207,8 +216,8 @@ def test_any_ranks_and_any_interruption_see_the_unbroken_order(
 
     def seen(share: Share, steps: range) -> dict[str, list[list[int]]]:
         of_rank = TrainingSteps({"train": orders()}, {"train": size}, share)
-        parts = [of_rank[step]["train"] for step in steps]
-        return {name: [part[name].sample.labels.tolist() for part in parts] for name in counts}
+        parts = [of_rank[step].open() for step in steps]
+        return {name: [of["train", name].sample.labels.tolist() for of in parts] for name in counts}
 
     unbroken = seen(Share(), range(stop + 3))
     resumed = [seen(Share(rank, ranks), range(stop, stop + 3)) for rank in range(ranks)]
