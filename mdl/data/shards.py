@@ -121,8 +121,9 @@ class ShardImages:
             self.shards += split.shards
         self.rows: Rows = np.concatenate(parts)
         self._files = [str(self._folder / shard.file) for shard in self.shards]
-        # columns by themselves: a field of a row takes as long as half a read
-        self._places = [np.ascontiguousarray(self.rows[of]) for of in ("shard", "offset", "bytes")]
+        # by themselves: the fields of a row take as long as half a read
+        fields = [self.rows[of].astype(np.int64) for of in ("shard", "offset", "bytes")]
+        self._places = np.stack(fields, axis=1)
         if self._cache is None:
             self._check_shards()
             _open_files.forget(self._folder)
@@ -132,7 +133,7 @@ class ShardImages:
 
     def read(self, image: int) -> bytes:
         """The encoded image. Raises BrokenImage where the shard ends before it."""
-        shard, offset, count = (int(column[image]) for column in self._places)
+        shard, offset, count = self._places[image].tolist()
         content = self._read(shard, offset, count)
         if len(content) < count:
             raise BrokenImage("the shard ends before it")

@@ -172,25 +172,24 @@ class TrainingOrder:
     _orders: dict[int, Integers] = field(default_factory=dict, repr=False, compare=False)
 
     def fill(self, numbers: Integers, part: Part) -> None:
-        """Decodes the images at the given sample numbers into a part of their size.
+        """Decodes the images at the given sample numbers, ascending, into a part of their size.
 
         A broken one's slot goes to its successor.
         """
         pixels, labels, draws = (of.numpy() for of in part.sample)
-        epochs, indices = np.divmod(numbers, len(self.images))
-        for epoch in np.unique(epochs):
-            slots = np.flatnonzero(epochs == epoch)
-            order = self._order(int(epoch))
-            draws[slots] = uniforms(
-                self._key("augment", int(epoch)), order[indices[slots]], NUM_DRAWS
-            )
-            for slot in slots:
-                labels[slot] = self._decode_from(order, indices[slot], pixels[slot], part.broken)
+        size = len(self.images)
+        epochs = numbers // size  # ascending, as the numbers are
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+            start, stop = np.searchsorted(epochs, [epoch, epoch + 1]).tolist()
+            order, indices = self._order(epoch), numbers[start:stop] - epoch * size
+            key = self._key("augment", epoch)
+            draws[start:stop] = uniforms(key, order[indices], NUM_DRAWS)
+            for slot, index in enumerate(indices.tolist(), start):
+                labels[slot] = self._decode_from(order, index, pixels[slot], part.broken)
 
     def _decode_from(self, order: Integers, index: int, into: Pixels, broken: list[str]) -> int:
         """Decodes the first image from `index` on that is not broken; notes those that are."""
-        for step in range(len(order)):
-            image = int(order[(index + step) % len(order)])
+        for image in map(int, itertools.chain(order[index:], order[:index])):
             try:
                 return self.images.decode(image, into)
             except BrokenImage:
