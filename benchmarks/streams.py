@@ -60,7 +60,7 @@ def decoding(data: MultiDomainData, steps: int) -> Callable[[], int]:
         images = order.images
         for number in range(steps * BATCH):
             epoch, index = divmod(number, len(images))
-            image = int(order._order(epoch)[index])
+            image = int(order._epoch(epoch)[0][index])
             fit = data.domains[name].fit
             encoded.append((images.shards.read(image), data.load_size[name], fit))
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -33,6 +34,7 @@ from mdl.data.shards import ShardImages
 from mdl.errors import UserError
 
 NO_LABEL = -1  # an image without a label, or a broken one: not counted in a score
+Draws = npt.NDArray[np.float32]
 NUM_DRAWS = 3  # uniform numbers per image: where to crop (2), whether to flip
 
 _log = logging.getLogger(__name__)
@@ -169,7 +171,9 @@ class TrainingOrder:
     seed: int
     stream: str  # 'train' and 'held_out' walk their images independently
     window: int | None = None
-    _orders: dict[int, Integers] = field(default_factory=dict, repr=False, compare=False)
+    _epochs: dict[int, tuple[Integers, Draws]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def fill(self, numbers: Integers, part: Part) -> None:
         """Decodes the images at the given sample numbers, ascending, into a part of their size.
@@ -181,9 +185,9 @@ class TrainingOrder:
         epochs = numbers // size  # ascending, as the numbers are
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
             start, stop = np.searchsorted(epochs, [epoch, epoch + 1]).tolist()
-            order, indices = self._order(epoch), numbers[start:stop] - epoch * size
-            key = self._key("augment", epoch)
-            draws[start:stop] = uniforms(key, order[indices], NUM_DRAWS)
+            order, draws_of_epoch = self._epoch(epoch)
+            indices = numbers[start:stop] - epoch * size
+            draws[start:stop] = draws_of_epoch[indices]
             for slot, index in enumerate(indices.tolist(), start):
                 labels[slot] = self._decode_from(order, index, pixels[slot], part.broken)
 
@@ -197,18 +201,21 @@ class TrainingOrder:
         into[:] = 0  # all are broken: the count of them ends the run
         return 0
 
-    def _order(self, epoch: int) -> Integers:
-        if epoch not in self._orders:
-            while len(self._orders) > 1:  # a batch may span two epochs
-                del self._orders[min(self._orders)]
+    def _epoch(self, epoch: int) -> tuple[Integers, Draws]:
+        """The images of an epoch in their order, and what augmentation does to each."""
+        if epoch not in self._epochs:
+            while len(self._epochs) > 1:  # a batch may span two
+                del self._epochs[min(self._epochs)]
             key, chosen = self._key("order", epoch), self.images.chosen
             if self.window is None:
                 shuffled = permutation(key, len(chosen))
             else:
                 shards = self.images.shards.rows["shard"][chosen]
                 shuffled = windowed_permutation(key, shards, self.window)
-            self._orders[epoch] = chosen[shuffled]
-        return self._orders[epoch]
+            order = chosen[shuffled]
+            draws = uniforms(self._key("augment", epoch), order, NUM_DRAWS)
+            self._epochs[epoch] = order, draws
+        return self._epochs[epoch]
 
     def _key(self, purpose: str, epoch: int) -> int:
         return stable_key(self.seed, purpose, self.images.domain.name, self.stream, epoch)
