@@ -38,7 +38,8 @@ from torch.utils.data import DataLoader, Dataset
 from mdl.data.datamodule import MultiDomainData
 from mdl.data.domains import Domain, read_domains
 from mdl.data.images import decode
-from mdl.data.streams import BrokenImages, TrainingFeed, TrainingSteps
+from mdl.data.steps import TrainingSteps
+from mdl.data.streams import BrokenImages, TrainingFeed
 
 BATCH = 16  # images of each domain
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import logging
-import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,9 +11,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.loggers import Logger
 
 from mdl.data.cache import is_address
 from mdl.data.datamodule import MultiDomainData
@@ -28,13 +22,8 @@ from mdl.networks.controller import Controllers
 from mdl.networks.cost import CostTable
 from mdl.networks.multipath import MultiPathNetwork, path_users, supernet_users
 from mdl.recipe import Recipe, SpaceRecipe, image_sizes, load_sizes
-from mdl.results.dashboard import wandb_logger
-from mdl.results.metrics_logger import MetricsFile
-from mdl.run_folder import RunFolder, identity
 from mdl.space.architecture import Architecture
 from mdl.space.search_space import SearchSpace, Stage
-from mdl.training.base import MultiDomainModule
-from mdl.training.checkpoints import AtomicCheckpointIO, Checkpoints
 from mdl.training.retrain import RetrainModule
 from mdl.training.search import SearchModule
 
@@ -199,144 +188,3 @@ def _build_callback(name: str, settings: Any) -> L.Callback:
     except (TypeError, ValueError) as error:
         raise UserError(f"{key} cannot be made: {error}") from error
     return callback
-
-
-def build_trainer(
-    recipe: Recipe,
-    folder: RunFolder,
-    domains: Mapping[str, Domain],
-    callbacks: list[L.Callback],
-) -> L.Trainer:
-    """Lightning's trainer with the recipe's devices and callbacks; its loggers come later.
-
-    Raises UserError where Lightning refuses the devices, or the launcher started another number.
-    """
-    trainer = recipe.trainer
-    if trainer.threads is not None:
-        torch.set_num_threads(trainer.threads)
-    # nothing is left to validate on where the validation split is trained on
-    validates = recipe.phase == "retrain" and "val" not in recipe.data.train_splits
-    checkpoints = Checkpoints(
-        folder.checkpoints_dir,
-        trainer.checkpoint_interval,
-        trainer.validation_interval if validates else None,
-        "val/accuracy/mean" if validates else None,
-        identity(recipe),
-        {name: domain.fingerprint for name, domain in domains.items()},
-    )
-    plugins: list[Any] = [AtomicCheckpointIO()]
-    if SLURMEnvironment.detect():
-        # Lightning's own requeueing saves from inside a signal handler, in the middle of a step
-        plugins.append(SLURMEnvironment(auto_requeue=False))
-    try:
-        made = L.Trainer(
-            max_steps=trainer.max_steps,
-            accelerator=trainer.accelerator,
-            devices=trainer.devices,
-            num_nodes=trainer.num_nodes,
-            strategy=trainer.strategy,
-            precision=trainer.precision,  # type: ignore[arg-type]
-            # balancers before the checkpoints, which then hold what they set
-            callbacks=[*callbacks, checkpoints],
-            logger=False,
-            plugins=plugins,
-            val_check_interval=trainer.validation_interval,
-            check_val_every_n_epoch=None,
-            limit_val_batches=None if validates else 0,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder.path,
-        )
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise UserError(
-            "Lightning cannot start with the recipe's trainer.accelerator, devices, num_nodes and "
-            f"strategy: {' '.join(str(error).split())}"
-        ) from error
-    _check_launch(made.world_size)
-    return made
-
-
-def _check_launch(world_size: int) -> None:
-    """torchrun starts processes by itself: the recipe has to count them too."""
-    launched = int(os.environ.get("WORLD_SIZE", world_size))
-    if launched != world_size:
-        raise UserError(
-            f"The launcher started {launched} processes (WORLD_SIZE), the recipe's "
-            f"trainer.devices and trainer.num_nodes make {world_size}. Set them to the launcher's."
-        )
-
-
-def build_loggers(recipe: Recipe, folder: RunFolder, last_step: int) -> list[Logger]:
-    loggers: list[Logger] = [MetricsFile(folder.metrics_file, last_step)]
-    wandb = wandb_logger(folder.path, recipe.name, recipe.wandb.project, recipe.wandb.mode)
-    return loggers if wandb is None else [*loggers, wandb]
-
-
-def read_checkpoint(file: Path, recipe: Recipe, domains: Mapping[str, Domain]) -> dict[str, Any]:
-    """Raises UserError where the file is damaged, or belongs to another run or other classes."""
-    try:
-        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        owner, data = content["run"], content["data"]
-    except Exception as error:  # torch raises many kinds on damaged files
-        raise UserError(
-            f"{file} cannot be read as a checkpoint: {type(error).__name__}: "
-            f"{str(error).splitlines()[0]}. Remove it to start this run from the beginning."
-        ) from error
-    if owner != identity(recipe):
-        raise UserError(
-            f"{file} is a checkpoint of another run: its recipe has the fingerprint {owner}, this "
-            f"one {identity(recipe)}. Remove it, or start a new run with name=..."
-        )
-    if list(data) != list(domains):
-        raise UserError(
-            f"{file} was trained on the domains {', '.join(data)}; the data are "
-            f"{', '.join(domains)}. Restore {recipe.data.root}, or start a new run with name=..."
-        )
-    _check_data(file, recipe, data, domains, "classes")
-    return content
-
-
-def check_same_images(file: Path, recipe: Recipe, domains: Mapping[str, Domain]) -> None:
-    """Raises UserError where the images are not those that the run began with."""
-    data = torch.load(file, map_location="cpu", weights_only=True)["data"]
-    _check_data(file, recipe, data, domains, "images")
-
-
-def _check_data(
-    file: Path,
-    recipe: Recipe,
-    data: Mapping[str, Mapping[str, str]],
-    domains: Mapping[str, Domain],
-    kind: str,
-) -> None:
-    for name, domain in domains.items():
-        if data[name][kind] != domain.fingerprint[kind]:
-            raise UserError(
-                f"{file} was trained on other {kind} of '{name}' than {recipe.data.root} now "
-                "holds. Restore the packed domain, or start a new run with name=..."
-            )
-
-
-def load_weights(
-    module: MultiDomainModule, file: Path, recipe: Recipe, domains: Mapping[str, Domain]
-) -> int:
-    """Loads a checkpoint's weights and gives the step at which it was saved."""
-    content = read_checkpoint(file, recipe, domains)
-    module.load_state_dict(content["state_dict"])
-    step: int = content["global_step"]
-    return step
-
-
-def quiet() -> None:
-    """Lightning's banners and tips say nothing of this run; its warnings stay."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # the streams need few workers by design: one pool serves all domains
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    # a search holds out training images and validates on nothing
-    warnings.filterwarnings("ignore", message=".*val_dataloader.* but have no `validation_step`")
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
-    # the streams resume by the step, not by the state of a loader
-    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")

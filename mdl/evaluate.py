@@ -17,14 +17,7 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from mdl.assembly import (
-    build_callbacks,
-    build_data,
-    build_retrain,
-    find_domains,
-    load_weights,
-    quiet,
-)
+from mdl.assembly import build_callbacks, build_data, build_retrain, find_domains
 from mdl.console import run_command
 from mdl.data.datamodule import MultiDomainData
 from mdl.data.domains import SPLITS
@@ -35,7 +28,9 @@ from mdl.results.summary import score_table
 from mdl.run_folder import RunFolder
 from mdl.scoring import choose_checkpoint, predict, test_ids, write_scores
 from mdl.space.architecture import Architecture
+from mdl.trainer import quiet
 from mdl.training.retrain import RetrainModule
+from mdl.weights import load_weights
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -20,19 +20,15 @@ import lightning as L
 from mdl.assembly import (
     build_callbacks,
     build_data,
-    build_loggers,
     build_retrain,
     build_search,
-    build_trainer,
-    check_same_images,
     find_domains,
-    quiet,
     read_architecture,
-    read_checkpoint,
 )
 from mdl.console import run_command
 from mdl.data.datamodule import MultiDomainData
-from mdl.recipe import Recipe, dump_recipe, image_sizes, load_recipe, overrides_between
+from mdl.recipe import Recipe, image_sizes
+from mdl.recipe_files import dump_recipe, load_recipe, overrides_between
 from mdl.results.chance import at_chance_in_words
 from mdl.results.costs import compare_costs
 from mdl.results.dashboard import finish as finish_dashboard
@@ -43,10 +39,12 @@ from mdl.results.summary import cost_table, path_table, score_table
 from mdl.run_folder import RunFolder
 from mdl.scoring import choose_checkpoint, scored_splits, write_scores
 from mdl.space.architecture import Architecture
+from mdl.trainer import build_loggers, build_trainer, quiet
 from mdl.training.base import MultiDomainModule
 from mdl.training.checkpoints import LAST
 from mdl.training.retrain import RetrainModule
 from mdl.training.search import SearchModule
+from mdl.weights import check_same_images, read_checkpoint
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,16 @@
-"""Recipes: typed YAML, merged from left to right, then `key=value` overrides.
+"""The keys of a recipe, with their types and defaults.
 
-The dataclasses are the reference of all keys. A recipe has to name its space and its phase;
+These dataclasses are the reference. A recipe has to name its space and its phase;
 everything else has a default.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import (
-    ConfigKeyError,
-    InterpolationKeyError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-)
-from yaml import YAMLError
-
-from mdl.data.sampling import check_sampling
-from mdl.errors import UserError, nearest
+from omegaconf import MISSING
 
 
 @dataclass
@@ -160,72 +147,6 @@ class Recipe:
     callbacks: dict[str, Any] = field(default_factory=dict)
 
 
-_CHOICES = {
-    "phase": ("search", "retrain"),
-    "network.batch_norm": ("per_domain", "shared"),
-    "network.nodes": ("shared", "private"),
-    "search.controllers": ("per_domain", "common"),
-    # no 16-mixed: gradients are clipped here, and would be clipped before they are unscaled
-    "trainer.precision": ("32-true", "bf16-mixed"),
-    "wandb.mode": ("auto", "online", "offline", "disabled"),
-}
-
-_POSITIVE = (
-    "data.image_size",
-    "data.load_size",
-    "data.cache_gb",
-    "data.evaluation_batch_size",
-    "trainer.max_steps",
-    "trainer.validation_interval",
-    "trainer.checkpoint_interval",
-    "trainer.record_interval",
-    "optimizer.learning_rate",
-    "search.learning_rate",
-    "search.reward.target",
-)
-
-_NOT_NEGATIVE = (
-    "data.workers",
-    "data.broken_images_limit",
-    "optimizer.weight_decay",
-    "search.sharing",
-)
-
-_FRACTIONS = (
-    "data.held_out",
-    "optimizer.warmup_fraction",
-    "optimizer.label_smoothing",
-    "search.warmup_fraction",
-    "search.beta1",
-    "search.reward.baseline_momentum",
-    "retrain.ema_decay",
-)
-
-
-def load_recipe(arguments: Sequence[str]) -> Recipe:
-    """Reads YAML files and `key=value` overrides, later ones over earlier ones.
-
-    Raises UserError for a missing file, a misspelt key, a wrong type or an impossible value.
-    """
-    files = [word for word in arguments if "=" not in word]
-    overrides = [word for word in arguments if "=" in word]
-    if not files:
-        raise UserError("No recipe given; expected one, e.g. recipes/mpnas_search.yaml")
-    merged = OmegaConf.structured(Recipe)
-    for file in files:
-        merged = _merge(merged, _read(Path(file)), file)
-    for override in overrides:
-        merged = _merge(merged, _parse(override), f"'{override}'")
-    recipe: Recipe = _resolve(merged)
-    _check_values(merged)
-    return recipe
-
-
-def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as YAML; `load_recipe` reads it back."""
-    return OmegaConf.to_yaml(OmegaConf.structured(recipe))
-
-
 def image_sizes(data: DataRecipe, domains: Iterable[str]) -> dict[str, int]:
     """Domain -> side of what the network sees of it, px."""
     own = {name: of.image_size for name, of in data.per_domain.items()}
@@ -239,160 +160,3 @@ def load_sizes(data: DataRecipe, domains: Iterable[str]) -> dict[str, int]:
         own = data.per_domain[name].load_size if name in data.per_domain else None
         sizes[name] = own or round(side * data.load_size / data.image_size)
     return sizes
-
-
-def overrides_between(recipe: Recipe, wanted: Recipe, sections: Sequence[str]) -> list[str]:
-    """The `key=value` words that give a recipe the values of another in some sections."""
-    ours, theirs = (OmegaConf.to_container(OmegaConf.structured(r)) for r in (recipe, wanted))
-    assert isinstance(ours, dict) and isinstance(theirs, dict)
-    words = []
-    for section in sections:
-        pairs = [(section, ours[section], theirs[section])]
-        if isinstance(theirs[section], dict):
-            pairs = [
-                (f"{section}.{key}", ours[section][key], value)
-                for key, value in theirs[section].items()
-            ]
-        words += [f"{key}={_inline(theirs)}" for key, ours, theirs in pairs if ours != theirs]
-    return words
-
-
-def _inline(value: Any) -> str:
-    """A value as the right side of an override."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=2**20)
-    return text.removesuffix("\n").removesuffix("\n...").strip()
-
-
-def _read(file: Path) -> DictConfig:
-    if not file.is_file():
-        known = [str(other) for other in Path("recipes").glob("*.yaml")]
-        hint = nearest(str(file), known) if known else "check the path"
-        raise UserError(f"No recipe at {file}; {hint}")
-    try:
-        content = OmegaConf.load(file)
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{file} is no YAML that can be read: {error}") from error
-    if not isinstance(content, DictConfig):
-        raise UserError(f"{file} holds a list; expected 'key: value' pairs.")
-    return content
-
-
-def _parse(override: str) -> DictConfig:
-    try:
-        return OmegaConf.from_dotlist([override])
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"The override '{override}' cannot be read: {error}") from error
-
-
-def _merge(merged: DictConfig, part: DictConfig, origin: str) -> DictConfig:
-    _check_keys(part, Recipe, "", origin)
-    try:
-        together = OmegaConf.merge(merged, part)
-    except ConfigKeyError as error:
-        raise UserError(f"Unknown recipe key in {origin}: {error.full_key}") from error
-    except OmegaConfBaseException as error:
-        raise UserError(_wrong_type(error, origin)) from error
-    assert isinstance(together, DictConfig)
-    return together
-
-
-def _wrong_type(error: OmegaConfBaseException, origin: str) -> str:
-    first_line = str(error).splitlines()[0]
-    return f"Recipe key '{error.full_key}' in {origin} has a wrong type: {first_line}"
-
-
-def _check_keys(part: Any, schema: type, where: str, origin: str) -> None:
-    """Raises UserError with the nearest right key for the first misspelt one."""
-    if not isinstance(part, DictConfig):
-        raise UserError(f"Recipe key '{where.rstrip('.')}' in {origin} has a wrong type: {part}")
-    known = {f.name: f for f in fields(schema)}
-    for key in map(str, part):
-        full = f"{where}{key}"
-        if key not in known:
-            raise UserError(f"Unknown recipe key '{full}' in {origin}; {nearest(key, list(known))}")
-        inner = _NESTED.get(full)
-        if inner is not None:
-            _check_keys(part._get_node(key), inner, f"{full}.", origin)
-
-
-def _nested(schema: type, where: str = "") -> dict[str, type]:
-    """Dotted key -> dataclass, for every key that is a section."""
-    found: dict[str, type] = {}
-    for f in fields(schema):
-        if is_dataclass(f.default_factory):
-            section: Any = f.default_factory
-            found[f"{where}{f.name}"] = section
-            found |= _nested(section, f"{where}{f.name}.")
-    return found
-
-
-_NESTED = _nested(Recipe)
-
-
-def _resolve(merged: DictConfig) -> Recipe:
-    try:
-        OmegaConf.resolve(merged)
-        recipe = OmegaConf.to_object(merged)
-    except InterpolationKeyError as error:
-        raise UserError(f"The recipe refers to a key that is not there: {error}") from error
-    except MissingMandatoryValue as error:
-        raise UserError(
-            f"The recipe lacks '{error.full_key}'. Start from recipes/mpnas_search.yaml or "
-            "recipes/mpnas_retrain.yaml, which set it."
-        ) from error
-    except OmegaConfBaseException as error:
-        raise UserError(f"The recipe cannot be resolved: {error}") from error
-    assert isinstance(recipe, Recipe)
-    return recipe
-
-
-def _check_values(merged: DictConfig) -> None:
-    for key, choices in _CHOICES.items():
-        if (value := OmegaConf.select(merged, key)) not in choices:
-            raise UserError(f"{key} is '{value}'; expected one of {', '.join(choices)}.")
-    for key in _POSITIVE:
-        if (value := OmegaConf.select(merged, key)) <= 0:
-            raise UserError(f"{key} is {value}; expected a number above 0.")
-    for key in _FRACTIONS:
-        if not 0 <= (value := OmegaConf.select(merged, key)) < 1:
-            raise UserError(f"{key} is {value}; expected at least 0 and below 1.")
-    for key in _NOT_NEGATIVE:
-        if (value := OmegaConf.select(merged, key)) < 0:
-            raise UserError(f"{key} is {value}; expected 0 or more.")
-    for key in ("trainer.threads", "optimizer.clip_norm"):
-        if (value := OmegaConf.select(merged, key)) is not None and value <= 0:
-            raise UserError(f"{key} is {value}; expected a number above 0, or null for none.")
-    if merged.search.reward.beta > 0:
-        raise UserError(
-            f"search.reward.beta is {merged.search.reward.beta}; expected 0 or less: it weighs how "
-            "far a path's cost is from the target, which is to be small."
-        )
-    if merged.data.domains is not None and not len(merged.data.domains):
-        raise UserError("data.domains is empty; expected names of domains, or null for all.")
-    for key in ("data.batch_size", "search.held_out_batch_size"):
-        if (value := OmegaConf.select(merged, key)) < 2:
-            raise UserError(f"{key} is {value}; batch norm needs at least 2 images of a domain.")
-    check_sampling(merged.data.sampling)
-    _check_per_domain(merged)
-    splits = list(merged.data.train_splits)
-    if splits not in (["train"], ["train", "val"]):
-        raise UserError(f"data.train_splits is {splits}; expected [train] or [train, val].")
-    if merged.phase == "search" and splits != ["train"]:
-        raise UserError("data.train_splits: a search sees no validation images; expected [train].")
-    for key in ("name", "runs_dir"):
-        if not str(OmegaConf.select(merged, key)).strip():
-            raise UserError(f"{key} is empty; expected a name.")
-    if not re.fullmatch(r"[\w][\w.-]*", merged.name):
-        raise UserError(
-            f"name is '{merged.name}'; expected letters, digits, '_', '.' and '-': it names the "
-            "run's folder."
-        )
-
-
-def _check_per_domain(merged: DictConfig) -> None:
-    for name, of in merged.data.per_domain.items():
-        for key, least in (("image_size", 1), ("load_size", 1), ("batch_size", 2)):
-            if (value := of[key]) is not None and value < least:
-                raise UserError(
-                    f"data.per_domain.{name}.{key} is {value}; expected {least} or more."
-                )

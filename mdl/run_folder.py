@@ -15,7 +15,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mdl.errors import UserError
-from mdl.recipe import Recipe, dump_recipe
+from mdl.recipe import Recipe
+from mdl.recipe_files import dump_recipe
 
 RECIPE = "recipe.yaml"
 # may differ between two starts of one run: where and how fast, not what

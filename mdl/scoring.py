@@ -8,17 +8,17 @@ from typing import Any
 import lightning as L
 import torch
 
-from mdl.assembly import load_weights
 from mdl.console import phase_bar
 from mdl.data.datamodule import MultiDomainData
 from mdl.data.domains import Domain
+from mdl.data.parcel import Sample
 from mdl.data.shards import ShardImages
-from mdl.data.streams import Sample
 from mdl.errors import UserError
 from mdl.recipe import Recipe
 from mdl.run_folder import RunFolder
 from mdl.training.checkpoints import BEST, LAST
 from mdl.training.retrain import RetrainModule
+from mdl.weights import load_weights
 
 
 def scored_splits(domains: Mapping[str, Domain], trained: Sequence[str]) -> list[str]:

@@ -21,7 +21,7 @@ from mdl.data.packing import pack_domain
 from mdl.data.shards import ShardImages
 from mdl.data.source import DomainSource
 from mdl.errors import UserError
-from mdl.recipe import dump_recipe, load_recipe
+from mdl.recipe_files import dump_recipe, load_recipe
 from mdl.space.architecture import Architecture
 from mdl.training.base import MultiDomainModule
 from mdl.training.search import SearchModule

@@ -4,7 +4,7 @@ import pytest
 
 from mdl.assembly import build_callbacks, build_space
 from mdl.errors import UserError
-from mdl.recipe import dump_recipe, load_recipe
+from mdl.recipe_files import dump_recipe, load_recipe
 
 SEARCH, RETRAIN = "recipes/mpnas_search.yaml", "recipes/mpnas_retrain.yaml"
 WHOLE = (SEARCH, RETRAIN)  # the others lie over one of these

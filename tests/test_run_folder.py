@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from mdl.errors import UserError
-from mdl.recipe import Recipe, load_recipe
+from mdl.recipe import Recipe
+from mdl.recipe_files import load_recipe
 from mdl.run_folder import RunFolder, identity
 
 

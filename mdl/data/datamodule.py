@@ -10,20 +10,18 @@ import lightning as L
 from lightning.pytorch.utilities import CombinedLoader
 
 from mdl.data.domains import Domain
+from mdl.data.parcel import Sample
 from mdl.data.sampling import batch_sizes, shards_in_window
 from mdl.data.shards import ShardImages
-from mdl.data.streams import (
-    BrokenImages,
+from mdl.data.steps import (
     DomainImages,
     EvaluationSteps,
-    EvaluationStream,
-    Sample,
     Share,
-    TrainingFeed,
     TrainingOrder,
     TrainingSteps,
     training_images,
 )
+from mdl.data.streams import BrokenImages, EvaluationStream, TrainingFeed
 from mdl.data.transforms import Batch, BatchTransform
 from mdl.errors import UserError
 

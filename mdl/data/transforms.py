@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mdl.data.domains import Domain
-from mdl.data.streams import Sample
+from mdl.data.parcel import Sample
 
 Batch = dict[str, tuple[Tensor, Tensor]]
 """Domain -> (images [b, 3, s, s] float, labels [b] int64)."""

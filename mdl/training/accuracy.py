@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from mdl.data.streams import NO_LABEL
+from mdl.data.parcel import NO_LABEL
 
 
 class DomainAccuracy(Metric):

@@ -13,21 +13,18 @@ from mdl.data.domains import Domain
 from mdl.data.images import BrokenImage
 from mdl.data.order import windowed_permutation
 from mdl.data.packing import pack_domain
+from mdl.data.parcel import Parcel, Part
 from mdl.data.shards import ShardImages
 from mdl.data.source import DomainSource
-from mdl.data.streams import (
-    BrokenImages,
+from mdl.data.steps import (
     DomainImages,
     EvaluationSteps,
-    EvaluationStream,
-    Parcel,
-    Part,
     Share,
-    TrainingFeed,
     TrainingOrder,
     TrainingSteps,
     training_images,
 )
+from mdl.data.streams import BrokenImages, EvaluationStream, TrainingFeed
 from mdl.errors import UserError
 from tests.conftest import coloured
 

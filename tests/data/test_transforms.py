@@ -1,7 +1,7 @@
 import torch
 
 from mdl.data.domains import Domain
-from mdl.data.streams import Sample
+from mdl.data.parcel import Sample
 from mdl.data.transforms import BatchTransform
 
 

@@ -1,0 +1,109 @@
+"""Lightning's trainer as a recipe wants it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import Logger
+
+from mdl.data.domains import Domain
+from mdl.errors import UserError
+from mdl.recipe import Recipe
+from mdl.results.dashboard import wandb_logger
+from mdl.results.metrics_logger import MetricsFile
+from mdl.run_folder import RunFolder, identity
+from mdl.training.checkpoints import AtomicCheckpointIO, Checkpoints
+
+
+def build_trainer(
+    recipe: Recipe,
+    folder: RunFolder,
+    domains: Mapping[str, Domain],
+    callbacks: list[L.Callback],
+) -> L.Trainer:
+    """Lightning's trainer with the recipe's devices and callbacks; its loggers come later.
+
+    Raises UserError where Lightning refuses the devices, or the launcher started another number.
+    """
+    trainer = recipe.trainer
+    if trainer.threads is not None:
+        torch.set_num_threads(trainer.threads)
+    # nothing is left to validate on where the validation split is trained on
+    validates = recipe.phase == "retrain" and "val" not in recipe.data.train_splits
+    checkpoints = Checkpoints(
+        folder.checkpoints_dir,
+        trainer.checkpoint_interval,
+        trainer.validation_interval if validates else None,
+        "val/accuracy/mean" if validates else None,
+        identity(recipe),
+        {name: domain.fingerprint for name, domain in domains.items()},
+    )
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if SLURMEnvironment.detect():
+        # Lightning's own requeueing saves from inside a signal handler, in the middle of a step
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    try:
+        made = L.Trainer(
+            max_steps=trainer.max_steps,
+            accelerator=trainer.accelerator,
+            devices=trainer.devices,
+            num_nodes=trainer.num_nodes,
+            strategy=trainer.strategy,
+            precision=trainer.precision,  # type: ignore[arg-type]
+            # balancers before the checkpoints, which then hold what they set
+            callbacks=[*callbacks, checkpoints],
+            logger=False,
+            plugins=plugins,
+            val_check_interval=trainer.validation_interval,
+            check_val_every_n_epoch=None,
+            limit_val_batches=None if validates else 0,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder.path,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise UserError(
+            "Lightning cannot start with the recipe's trainer.accelerator, devices, num_nodes and "
+            f"strategy: {' '.join(str(error).split())}"
+        ) from error
+    _check_launch(made.world_size)
+    return made
+
+
+def _check_launch(world_size: int) -> None:
+    """torchrun starts processes by itself: the recipe has to count them too."""
+    launched = int(os.environ.get("WORLD_SIZE", world_size))
+    if launched != world_size:
+        raise UserError(
+            f"The launcher started {launched} processes (WORLD_SIZE), the recipe's "
+            f"trainer.devices and trainer.num_nodes make {world_size}. Set them to the launcher's."
+        )
+
+
+def build_loggers(recipe: Recipe, folder: RunFolder, last_step: int) -> list[Logger]:
+    loggers: list[Logger] = [MetricsFile(folder.metrics_file, last_step)]
+    wandb = wandb_logger(folder.path, recipe.name, recipe.wandb.project, recipe.wandb.mode)
+    return loggers if wandb is None else [*loggers, wandb]
+
+
+def quiet() -> None:
+    """Lightning's banners and tips say nothing of this run; its warnings stay."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # the streams need few workers by design: one pool serves all domains
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # a search holds out training images and validates on nothing
+    warnings.filterwarnings("ignore", message=".*val_dataloader.* but have no `validation_step`")
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    # the streams resume by the step, not by the state of a loader
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
