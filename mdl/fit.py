@@ -22,8 +22,8 @@ from mdl.assembly import (
     build_data,
     build_retrain,
     build_search,
+    choose_architecture,
     find_domains,
-    read_architecture,
 )
 from mdl.console import run_command
 from mdl.data.datamodule import MultiDomainData
@@ -86,7 +86,8 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
     else:
         # its own copy once it has begun: the search's may have been searched again since
         own = folder.architecture_file
-        architecture = Architecture.read(own) if own.is_file() else read_architecture(recipe)
+        known = own.is_file()
+        architecture = Architecture.read(own) if known else choose_architecture(recipe, domains)
         module = build_retrain(recipe, domains, architecture)
     data = build_data(recipe, domains)
     trainer = build_trainer(recipe, folder, domains, build_callbacks(recipe))

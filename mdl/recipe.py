@@ -103,6 +103,9 @@ class SearchRecipe:
 
 @dataclass
 class RetrainRecipe:
+    # searched: those of architecture_file | common: one path of a reference block for all domains
+    # (single path multi-head) | random: drawn by the seed, of the size and cost of the searched
+    paths: str = "searched"
     ema_decay: float = 0.99
 
 

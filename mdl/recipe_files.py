@@ -30,6 +30,7 @@ _CHOICES = {
     "network.batch_norm": ("per_domain", "shared"),
     "network.nodes": ("shared", "private"),
     "search.controllers": ("per_domain", "common"),
+    "retrain.paths": ("searched", "common", "random"),
     # no 16-mixed: gradients are clipped here, and would be clipped before they are unscaled
     "trainer.precision": ("32-true", "bf16-mixed"),
     "wandb.mode": ("auto", "online", "offline", "disabled"),

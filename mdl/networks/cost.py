@@ -1,4 +1,4 @@
-"""What nodes and networks cost: multiply-adds and parameters.
+"""What nodes and paths cost: multiply-adds.
 
 Multiply-adds (macs) are counted by `torch.utils.flop_counter` on meta tensors, for one image;
 the published tables' FLOPs are taken to mean the same.
@@ -7,37 +7,15 @@ the published tables' FLOPs are taken to mean the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mdl.networks.blocks import BATCH_NORMS, Company, norm_parameters
-from mdl.networks.multipath import HEAD, STEM, MultiPathNetwork, Node, build_node, path_nodes
+from mdl.networks.blocks import BATCH_NORMS, Company
+from mdl.networks.multipath import HEAD, STEM, Node, build_node, path_nodes
 from mdl.space.search_space import ZERO, Path, SearchSpace
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """Numbers of parameters, what is shared counted once."""
-
-    convolutions: int
-    norm: int
-    heads: int
-
-    @property
-    def total(self) -> int:
-        return self.convolutions + self.norm + self.heads
-
-
-def count_parameters(network: MultiPathNetwork) -> Parameters:
-    """Parameters of a network, by kind; works on meta tensors too."""
-    heads = sum(p.numel() for p in network.heads.parameters())
-    norm = sum(p.numel() for p in norm_parameters(network))
-    total = sum(p.numel() for p in network.parameters())
-    return Parameters(total - heads - norm, norm, heads)
 
 
 class CostTable:

@@ -5,18 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
-from mdl.networks.cost import (
-    CostTable,
-    Parameters,
-    count_parameters,
-    macs_of_all_domains,
-    macs_of_one_image,
-)
-from mdl.networks.multipath import MultiPathNetwork, path_users
+from mdl.networks.cost import CostTable, macs_of_all_domains, macs_of_one_image
+from mdl.networks.parameters import Parameters, ParameterTable
 from mdl.space.architecture import Architecture
-from mdl.space.search_space import Block, Path, SearchSpace
+from mdl.space.search_space import Block, Path
 
 
 @dataclass(frozen=True)
@@ -64,11 +56,12 @@ def compare_costs(
     of all domains or by domain.
     """
     space, table = architecture.space, CostTable(architecture.space, image_size, num_classes)
-    reference = reference_block(space)
+    parameters = ParameterTable(space, num_classes, batch_norm)
+    reference = space.reference_block
     common = {domain: space.uniform_path(reference) for domain in num_classes}
 
     def cost(paths: Mapping[str, Path], private: bool) -> NetworkCost:
-        return _cost(paths, private, num_classes, table, batch_norm)
+        return _cost(paths, private, table, parameters, batch_norm)
 
     paths = {domain: architecture.paths[domain] for domain in num_classes}
     return Comparison(
@@ -79,24 +72,16 @@ def compare_costs(
     )
 
 
-def reference_block(space: SearchSpace) -> Block:
-    """MobileNetV2's block as far as the space has it: smallest kernel, widest, no SE."""
-    return Block(min(space.kernels), max(space.expansions), min(space.squeeze_excite))
-
-
 def _cost(
     paths: Mapping[str, Path],
     private: bool,
-    num_classes: Mapping[str, int],
     table: CostTable,
+    parameters: ParameterTable,
     batch_norm: str,
 ) -> NetworkCost:
-    users = path_users(table.space, paths, private)
-    with torch.device("meta"):
-        network = MultiPathNetwork(table.space, users, num_classes, batch_norm=batch_norm)
     shares_work = batch_norm == "shared" and not private
     return NetworkCost(
-        parameters=count_parameters(network),
+        parameters=parameters.count(paths, private),
         macs=macs_of_all_domains(paths, table),
         one_image_macs=macs_of_one_image(paths, table, shares_work),
         path_macs={domain: table.path_macs(path, domain) for domain, path in paths.items()},

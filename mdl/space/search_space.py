@@ -168,6 +168,11 @@ class SearchSpace:
         """The path that takes the same block at every layer."""
         return tuple(block for _ in self.layers)
 
+    @property
+    def reference_block(self) -> Block:
+        """MobileNetV2's block as far as the space has it: smallest kernel, widest, no SE."""
+        return Block(min(self.kernels), max(self.expansions), min(self.squeeze_excite))
+
     def check_path(self, path: Path, owner: str) -> None:
         """Raises UserError with the first layer at which `path` does not fit."""
         if len(path) != len(self.layers):

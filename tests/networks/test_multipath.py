@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from mdl.networks.blocks import Company, DepthwiseConv, DomainBatchNorm
-from mdl.networks.cost import count_parameters
 from mdl.networks.multipath import (
     MultiPathNetwork,
     Node,
@@ -18,6 +17,7 @@ from mdl.networks.multipath import (
 )
 from mdl.space.search_space import ZERO, Block, Path, SearchSpace
 from mdl.training.optim import weight_optimizer
+from tests.networks.counted import count_parameters
 
 CLASSES = {"birds": 3, "cars": 4, "train": 2}  # 'train' is a name that nn.Module has itself
 BATCH_NORMS = ("per_domain", "shared")

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from mdl.errors import UserError
-from mdl.networks.cost import count_parameters
 from mdl.networks.multipath import MultiPathNetwork, path_users
 from mdl.space.search_space import SearchSpace
 from mdl.training.accuracy import DomainAccuracy
 from mdl.training.optim import warmup_cosine, weight_optimizer
 from mdl.training.retrain import RetrainModule
+from tests.networks.counted import count_parameters
 from tests.training.test_search import CLASSES, Endless, batch, trainer
 
 SETTINGS = {
