@@ -42,7 +42,8 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(
             f"{options.run} is the run of a search; expected a retrained network. "
             "Retrain it: python -m mdl.fit recipes/mpnas_retrain.yaml "
-            f"architecture_file={folder.architecture_file}"
+            f"architecture_file={folder.architecture_file} data.root={recipe.data.root} "
+            f"name={recipe.name}_retrain"
         )
     checkpoint = choose_checkpoint(folder, options.checkpoint)
     domains = find_domains(recipe)

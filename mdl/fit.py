@@ -86,7 +86,7 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
     else:
         # its own copy once it has begun: the search's may have been searched again since
         own = folder.architecture_file
-        known = own.is_file()
+        known = own.is_file() and folder.has_begun
         architecture = Architecture.read(own) if known else choose_architecture(recipe, domains)
         module = build_retrain(recipe, domains, architecture)
     data = build_data(recipe, domains)
@@ -103,6 +103,8 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
     if last.is_file():
         last_step = read_checkpoint(last, recipe, domains)["global_step"]
         check_same_images(last, recipe, domains)
+        if trainer.is_global_zero:
+            print(f"{folder.path} goes on at step {last_step}")
     trainer.loggers = build_loggers(recipe, folder, last_step)
     fitted = Fitted(folder, module, data, trainer)
     try:

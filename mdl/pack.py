@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mdl.console import phase_bar, run_command
+from mdl.data.cache import is_address
 from mdl.data.devkit import read_devkit
 from mdl.data.domains import SPLITS, Domain, read_domains
 from mdl.data.embedded import SEED, pack_generated
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str]) -> None:
         "verify": _verify,
         "info": _info,
     }
+    if options.command in ("verify", "info") and is_address(str(options.out)):
+        raise UserError(f"{options.command} reads a folder; {options.out} is an address.")
     commands[options.command](options)
 
 
@@ -111,6 +114,12 @@ def _pack_miniature(options: argparse.Namespace) -> None:
 
 def _say_what_is_packed(out: Path, recipes: str) -> None:
     domain_table(out).print()
+    for name, domain in read_domains(out).items():
+        if lacking := [split for split in ("val", "test") if split not in domain.splits]:
+            print(
+                f"{name} has no {' and no '.join(lacking)}: a search does without, a retraining "
+                "needs val, scores need what they are of"
+            )
     words = shlex.join([f"data.root={out}", f"name={out.name}"])
     print(f"Next: python -m mdl.fit {recipes} {words}")
 
@@ -200,7 +209,7 @@ def _parser() -> argparse.ArgumentParser:
     miniature.add_argument("out", type=Path)
     miniature.add_argument("--seed", type=int, default=SEED)
     verify = commands.add_parser("verify", help="re-read everything against the checksums")
-    verify.add_argument("out", type=Path)
+    verify.add_argument("out", type=Path, help="a folder of packed domains")
     info = commands.add_parser("info", help="a table, and a contact sheet per domain")
     info.add_argument("out", type=Path)
     return parser

@@ -66,15 +66,22 @@ class RunFolder:
     def figures_dir(self) -> Path:
         return self.path / "figures"
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a checkpoint is there: without one there is nothing to lose or to go on from."""
+        return any(self.checkpoints_dir.glob("*.ckpt"))
+
     @classmethod
     def of(cls, recipe: Recipe) -> RunFolder:
         """The folder of a recipe's run, which may not be there yet.
 
-        Raises UserError where it belongs to another recipe: nothing is written over.
+        Raises UserError where it belongs to another recipe that has got as far as a checkpoint:
+        nothing is written over.
         """
         folder = cls(Path(recipe.runs_dir) / recipe.name)
         if folder.recipe_file.is_file():
-            folder._check_same(recipe)
+            if folder.has_begun:
+                folder._check_same(recipe)
         elif folder.path.is_dir() and any(folder.path.iterdir()):
             raise UserError(
                 f"{folder.path} holds files but no {RECIPE}: it is not the folder of a run. "

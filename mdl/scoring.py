@@ -49,8 +49,8 @@ def choose_checkpoint(folder: RunFolder, wanted: str | None = None) -> str:
     if name not in there:
         found = ", ".join(there) or "none"
         raise UserError(
-            f"No checkpoint {name} in {folder.checkpoints_dir}; found {found}. "
-            "A retraining writes it: python -m mdl.fit recipes/mpnas_retrain.yaml"
+            f"No checkpoint {name} in {folder.checkpoints_dir}; found {found}. A retraining writes "
+            "last.ckpt, and best.ckpt at its first validation (trainer.validation_interval)."
         )
     return name
 

@@ -289,6 +289,24 @@ def test_a_recipe_that_cannot_start_leaves_no_run_folder(
     assert not run_of(small_run, "mpnas_search").exists()
 
 
+def test_a_start_that_came_to_nothing_does_not_keep_the_name(
+    searched: Path, small_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No checkpoint was written: the same name may be used with another recipe."""
+
+    def dying(self, losses):  # type: ignore[no-untyped-def]
+        raise RuntimeError("the machine died")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MultiDomainModule, "weighted_sum", dying)
+        with pytest.raises(RuntimeError):
+            fit.main([RETRAIN, *small_run, "seed=7", "retrain.paths=common"])
+    fit.main([RETRAIN, *small_run])
+    run = run_of(small_run, "mpnas_retrain")
+    found = Architecture.read(searched / "architecture.json")
+    assert Architecture.read(run / "architecture.json").paths == found.paths
+
+
 def test_ctrl_c_is_told_apart_from_an_error(
     small_run: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

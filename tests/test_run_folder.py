@@ -48,7 +48,9 @@ def test_where_and_how_fast_a_run_goes_is_no_change(tmp_path: Path, change: str)
 
 
 def test_a_changed_recipe_is_refused_with_the_difference(tmp_path: Path) -> None:
-    claimed(recipe(tmp_path))
+    folder = claimed(recipe(tmp_path))
+    RunFolder.of(recipe(tmp_path, "seed=5"))  # without a checkpoint there is nothing to lose
+    (folder.checkpoints_dir / "last.ckpt").write_bytes(b"")
     with pytest.raises(UserError, match=r"seed: 0 -> 5.*name=mpnas_search_2"):
         RunFolder.of(recipe(tmp_path, "seed=5"))
     with pytest.raises(UserError, match=r"callbacks.abdp.bound: None -> 2"):

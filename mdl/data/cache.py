@@ -35,7 +35,7 @@ _DROPPED = (OSError, aiohttp.ClientError, asyncio.TimeoutError, EOFError)
 
 def is_address(root: str) -> bool:
     """Whether a data root is an address rather than a folder."""
-    return "://" in root or bool(re.match(r"[a-z0-9]+:", root))
+    return bool(re.match(r"[a-z0-9]+:", root))
 
 
 def check_address(root: str) -> None:

@@ -248,8 +248,9 @@ def read_remote_domains(
 
 
 def _read_list(cache: Cache) -> list[str]:
+    text = cache.fetch_afresh(LIST).read_text(encoding="utf-8", errors="replace")
     try:
-        names = json.loads(cache.fetch_afresh(LIST).read_text(encoding="utf-8"))
+        names = json.loads(text)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("no list of names")
     except ValueError as error:
@@ -267,6 +268,8 @@ def read_domains(root: Path, names: Sequence[str] | None = None) -> dict[str, Do
     Raises UserError where there is none, or a wanted one is missing.
     """
     found = sorted(file.parent.name for file in root.glob(f"[!.]*/{FILE}"))
+    if not found and (root / FILE).is_file():
+        raise UserError(f"{root} is one domain; expected a folder of domains: {root.parent}.")
     if not found:
         raise UserError(
             f"No shards at data.root = {root}: expected folders with a {FILE} each. "

@@ -79,9 +79,9 @@ def _check_place(source: DomainSource, out: Path, size: int) -> None:
         )
     domain = Domain.read(folder)
     there: dict[str, Any] = {s: of.images + of.broken for s, of in domain.splits.items()}
-    there |= {"classes": list(domain.classes), "--size": domain.size}
+    there |= {"classes": list(domain.classes), "--size": domain.size, "flip": domain.flip}
     found: dict[str, Any] = {s: len(of) for s, of in source.images.items() if len(of)}
-    found |= {"classes": list(source.classes), "--size": size}
+    found |= {"classes": list(source.classes), "--size": size, "flip": source.flip}
     for key in [*found, *there]:
         if there.get(key) != found.get(key):
             raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,9 @@ class Table:
             table.add_column(column, **look)
         for row in self.rows:
             table.add_row(*row)
-        (console or Console()).print(table)
+        # into a file or a pipe, no number is broken for want of columns
+        width = None if sys.stdout.isatty() else 160
+        (console or Console(width=width)).print(table)
 
 
 def percent(accuracy: float | None) -> str:

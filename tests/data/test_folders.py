@@ -143,6 +143,21 @@ def test_other_images_under_a_packed_name_are_refused(tmp_path: Path) -> None:
     pack.main(arguments)
     with pytest.raises(UserError, match="--size was 72, now is 48. Remove"):
         pack.main([*arguments, "--size", "48"])
+    with pytest.raises(UserError, match="flip was True, now is False. Remove"):
+        pack.main([*arguments, "--no-flip", "d"])
     write_classes(tmp_path / "in" / "d" / "train", {"b": 3})
     with pytest.raises(UserError, match="train was 3, now is 6. Remove"):
         pack.main(arguments)
+
+
+def test_what_a_domain_lacks_is_said_when_it_is_packed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_classes(tmp_path / "in" / "d" / "train", {"a": 3})
+    pack.main(["folders", str(tmp_path / "in"), str(tmp_path / "out")])
+    assert "d has no val and no test: a search does without" in capsys.readouterr().out
+    for command in ("verify", "info"):
+        with pytest.raises(UserError, match="reads a folder; .* is an address"):
+            pack.main([command, "https://example.org/data"])
+        with pytest.raises(UserError, match="is one domain; expected a folder of domains"):
+            pack.main([command, str(tmp_path / "out" / "d")])
