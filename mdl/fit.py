@@ -44,7 +44,7 @@ from mdl.training.base import MultiDomainModule
 from mdl.training.checkpoints import LAST
 from mdl.training.retrain import RetrainModule
 from mdl.training.search import SearchModule
-from mdl.weights import check_same_images, read_checkpoint
+from mdl.weights import read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,7 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
     last = folder.checkpoints_dir / LAST
     last_step = 0
     if last.is_file():
-        last_step = read_checkpoint(last, recipe, domains)["global_step"]
-        check_same_images(last, recipe, domains)
+        last_step = read_checkpoint(last, recipe, domains, to_go_on=True)["global_step"]
         if trainer.is_global_zero:
             print(f"{folder.path} goes on at step {last_step}")
     trainer.loggers = build_loggers(recipe, folder, last_step)

@@ -68,15 +68,22 @@ class RunFolder:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a checkpoint is there: without one there is nothing to lose or to go on from."""
-        return any(self.checkpoints_dir.glob("*.ckpt"))
+        """Whether there is something to lose: a checkpoint, a record, or what the run was for.
+
+        Checkpoints alone do not tell: they may be removed from a finished run.
+        """
+        recorded = self.metrics_file.is_file() and self.metrics_file.stat().st_size > 0
+        # a retraining's architecture.json is only a copy
+        searched = self.architecture_file.is_file() and self.recipe().phase == "search"
+        saved = any(self.checkpoints_dir.glob("*.ckpt"))
+        return saved or recorded or searched or self.scores_file.is_file()
 
     @classmethod
     def of(cls, recipe: Recipe) -> RunFolder:
         """The folder of a recipe's run, which may not be there yet.
 
-        Raises UserError where it belongs to another recipe that has got as far as a checkpoint:
-        nothing is written over.
+        Raises UserError where it belongs to another recipe that has left anything there: nothing
+        is written over.
         """
         folder = cls(Path(recipe.runs_dir) / recipe.name)
         if folder.recipe_file.is_file():

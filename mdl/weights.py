@@ -15,8 +15,13 @@ from mdl.run_folder import identity
 from mdl.training.base import MultiDomainModule
 
 
-def read_checkpoint(file: Path, recipe: Recipe, domains: Mapping[str, Domain]) -> dict[str, Any]:
-    """Raises UserError where the file is damaged, or belongs to another run or other classes."""
+def read_checkpoint(
+    file: Path, recipe: Recipe, domains: Mapping[str, Domain], to_go_on: bool = False
+) -> dict[str, Any]:
+    """Raises UserError where the file is damaged, or belongs to another run or other classes.
+
+    to_go_on: whether the run goes on from it, and so has to be given the same images too.
+    """
     try:
         content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         owner, data = content["run"], content["data"]
@@ -35,29 +40,14 @@ def read_checkpoint(file: Path, recipe: Recipe, domains: Mapping[str, Domain]) -
             f"{file} was trained on the domains {', '.join(data)}; the data are "
             f"{', '.join(domains)}. Restore {recipe.data.root}, or start a new run with name=..."
         )
-    _check_data(file, recipe, data, domains, "classes")
-    return content
-
-
-def check_same_images(file: Path, recipe: Recipe, domains: Mapping[str, Domain]) -> None:
-    """Raises UserError where the images are not those that the run began with."""
-    data = torch.load(file, map_location="cpu", weights_only=True)["data"]
-    _check_data(file, recipe, data, domains, "images")
-
-
-def _check_data(
-    file: Path,
-    recipe: Recipe,
-    data: Mapping[str, Mapping[str, str]],
-    domains: Mapping[str, Domain],
-    kind: str,
-) -> None:
     for name, domain in domains.items():
-        if data[name][kind] != domain.fingerprint[kind]:
-            raise UserError(
-                f"{file} was trained on other {kind} of '{name}' than {recipe.data.root} now "
-                "holds. Restore the packed domain, or start a new run with name=..."
-            )
+        for kind in ("classes", "images") if to_go_on else ("classes",):
+            if data[name][kind] != domain.fingerprint[kind]:
+                raise UserError(
+                    f"{file} was trained on other {kind} of '{name}' than {recipe.data.root} now "
+                    "holds. Restore the packed domain, or start a new run with name=..."
+                )
+    return content
 
 
 def load_weights(

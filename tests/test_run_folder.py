@@ -51,6 +51,7 @@ def test_a_changed_recipe_is_refused_with_the_difference(tmp_path: Path) -> None
     folder = claimed(recipe(tmp_path))
     RunFolder.of(recipe(tmp_path, "seed=5"))  # without a checkpoint there is nothing to lose
     (folder.checkpoints_dir / "last.ckpt").write_bytes(b"")
+    RunFolder.of(recipe(tmp_path))
     with pytest.raises(UserError, match=r"seed: 0 -> 5.*name=mpnas_search_2"):
         RunFolder.of(recipe(tmp_path, "seed=5"))
     with pytest.raises(UserError, match=r"callbacks.abdp.bound: None -> 2"):
@@ -64,3 +65,14 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
         claimed(recipe(tmp_path))
     with pytest.raises(UserError, match="not the folder of a run"):
         RunFolder.find(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "left", ["checkpoints/last.ckpt", "metrics.jsonl", "architecture.json", "scores.json"]
+)
+def test_whatever_a_run_has_left_keeps_its_name(tmp_path: Path, left: str) -> None:
+    """Checkpoints may be gone from a finished run: its products are not written over."""
+    folder = claimed(recipe(tmp_path))
+    (folder.path / left).write_text("{}")
+    with pytest.raises(UserError, match="belongs to a run of another recipe"):
+        RunFolder.of(recipe(tmp_path, "seed=5"))

@@ -138,6 +138,7 @@ class Cache:
             try:
                 _download(url, target)
             except FileNotFoundError as error:
+                target.unlink(missing_ok=True)
                 raise UserError(
                     f"There is no {url}. Check data.root; python -m mdl.pack writes {file}."
                 ) from error

@@ -178,7 +178,7 @@ def test_neighbours_come_from_one_shard_as_often_as_the_window_says(
 def test_windows_hold_other_shards_in_each_epoch() -> None:
     shards = np.repeat(np.arange(40), 50)
     pairs = [
-        {frozenset(part) for part in np.unique(shards[walked].reshape(-1, 200), axis=1).tolist()}
+        {frozenset(part) for part in shards[walked].reshape(-1, 200).tolist()}
         for walked in (windowed_permutation(key, shards, 4) for key in (1, 2))
     ]
     assert not pairs[0] & pairs[1]
