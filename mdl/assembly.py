@@ -23,6 +23,7 @@ from mdl.networks.cost import CostTable
 from mdl.networks.draws import random_paths_like
 from mdl.networks.multipath import MultiPathNetwork, path_users, supernet_users
 from mdl.networks.parameters import ParameterTable
+from mdl.networks.sizing import SizeTable, Target
 from mdl.recipe import Recipe, SpaceRecipe, image_sizes, load_sizes
 from mdl.space.architecture import Architecture
 from mdl.space.search_space import SearchSpace, Stage
@@ -82,6 +83,7 @@ def build_data(recipe: Recipe, domains: Mapping[str, Domain]) -> MultiDomainData
         broken_images_limit=data.broken_images_limit,
         # what domains are to compute in common needs a common input
         common_normalisation=recipe.network.batch_norm == "shared",
+        rewards_only=recipe.phase == "search" and recipe.search.supernet_file is not None,
     )
 
 
@@ -99,19 +101,26 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
         num_classes,
         batch_norm=recipe.network.batch_norm,
         running=False,
+        tied=recipe.search.block_weights == "tied",
     )
     search = recipe.search
     can_share = search.controllers == "per_domain" and not private
+    costs = CostTable(space, image_sizes(recipe.data, domains), num_classes)
+    parameters = ParameterTable(space, num_classes, recipe.network.batch_norm)
     return SearchModule(
         _channels_last(network),
         Controllers(space, list(domains), common=search.controllers == "common"),
-        CostTable(space, image_sizes(recipe.data, domains), num_classes),
+        costs,
+        SizeTable(parameters, costs, private),
         seed=recipe.seed,
         controller_learning_rate=search.learning_rate,
         controller_beta1=search.beta1,
         warmup_fraction_paths=search.warmup_fraction,
         warmup_common_path=search.warmup_common_path,
         sharing=search.sharing if can_share else 0.0,
+        paths_per_step=search.paths_per_step,
+        target_size=Target(search.target.params, search.target.macs),
+        frozen=search.supernet_file is not None,
         **vars(search.reward),
         **_weights_training(recipe),
     )

@@ -44,7 +44,7 @@ from mdl.training.base import MultiDomainModule
 from mdl.training.checkpoints import LAST
 from mdl.training.retrain import RetrainModule
 from mdl.training.search import SearchModule
-from mdl.weights import read_checkpoint
+from mdl.weights import load_supernet, read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
     module: MultiDomainModule
     if recipe.phase == "search":
         module = build_search(recipe, domains)
+        if recipe.search.supernet_file is not None:
+            load_supernet(module, recipe, domains)
     else:
         # its own copy once it has begun: the search's may have been searched again since
         own = folder.architecture_file

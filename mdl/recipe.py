@@ -88,16 +88,29 @@ class RewardRecipe:
 
 
 @dataclass
+class TargetRecipe:
+    """Wanted totals of the searched network; null: whatever the rewards lead to."""
+
+    params: float | None = None  # with heads and norm, what is shared counted once
+    macs: float | None = None  # summed over domains; replaces the reward's cost
+
+
+@dataclass
 class SearchRecipe:
     controllers: str = "per_domain"  # per_domain | common: one for all (multi-head NAS)
     learning_rate: float = 0.05
     beta1: float = 0.5
     warmup_fraction: float = 0.25  # uniform paths, resting controllers
     warmup_common_path: bool = True
+    # a checkpoint of an earlier search: its weights rest, controllers are searched anew
+    supernet_file: str | None = None
+    paths_per_step: int = 1  # per domain, rewarded on the same images
     held_out_batch_size: int = 32
+    block_weights: str = "own"  # own | tied: the blocks of a layer are parts of its largest
     # weight of the sharing bonus between controllers whose domains can share nodes; 0: the plain
     # published form
     sharing: float = 0.0
+    target: TargetRecipe = field(default_factory=TargetRecipe)
     reward: RewardRecipe = field(default_factory=RewardRecipe)
 
 

@@ -30,6 +30,7 @@ _CHOICES = {
     "network.batch_norm": ("per_domain", "shared"),
     "network.nodes": ("shared", "private"),
     "search.controllers": ("per_domain", "common"),
+    "search.block_weights": ("own", "tied"),
     "retrain.paths": ("searched", "common", "random"),
     # no 16-mixed: gradients are clipped here, and would be clipped before they are unscaled
     "trainer.precision": ("32-true", "bf16-mixed"),
@@ -49,6 +50,15 @@ _POSITIVE = (
     "optimizer.learning_rate",
     "search.learning_rate",
     "search.reward.target",
+    "search.paths_per_step",
+)
+
+
+_POSITIVE_OR_NULL = (
+    "trainer.threads",
+    "optimizer.clip_norm",
+    "search.target.params",
+    "search.target.macs",
 )
 
 
@@ -213,7 +223,7 @@ def _check_values(merged: DictConfig) -> None:
     for key in _NOT_NEGATIVE:
         if (value := OmegaConf.select(merged, key)) < 0:
             raise UserError(f"{key} is {value}; expected 0 or more.")
-    for key in ("trainer.threads", "optimizer.clip_norm"):
+    for key in _POSITIVE_OR_NULL:
         if (value := OmegaConf.select(merged, key)) is not None and value <= 0:
             raise UserError(f"{key} is {value}; expected a number above 0, or null for none.")
     if merged.search.reward.beta > 0:

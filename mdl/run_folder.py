@@ -141,8 +141,14 @@ class RunFolder:
 
 
 def identity(recipe: Recipe) -> str:
-    """What tells a run from others: a hash of all keys that may not change within it."""
-    text = json.dumps(_flat(recipe), sort_keys=True)
+    """What tells a run from others: a hash of all keys that may not change within it.
+
+    Of those that differ from their defaults, so that a key that a later version adds leaves the
+    runs of earlier ones what they are.
+    """
+    defaults = _flat(Recipe())
+    changed = {k: v for k, v in _flat(recipe).items() if k not in defaults or v != defaults[k]}
+    text = json.dumps(changed, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -46,6 +46,7 @@ class MultiDomainData(L.LightningDataModule):
     workers: processes that decode, per rank; 0 decodes in the training process.
     broken_images_limit: so many broken images a domain may have.
     common_normalisation: whether all domains' images are normalised alike.
+    rewards_only: whether a step holds held-out images alone, where no weights are trained.
 
     The position is the number of completed steps, which the trainer counts; loaders fetch
     ahead of it.
@@ -68,6 +69,7 @@ class MultiDomainData(L.LightningDataModule):
         workers: int = 0,
         broken_images_limit: int = 0,
         common_normalisation: bool = False,
+        rewards_only: bool = False,
     ) -> None:
         super().__init__()
         self.domains = dict(domains)
@@ -94,6 +96,8 @@ class MultiDomainData(L.LightningDataModule):
         if held_out_batch_size is not None:
             self.batch_size["held_out"] = dict.fromkeys(self.domains, held_out_batch_size)
         self._note_cut_shards()
+        if rewards_only:
+            del self._orders["train"], self.batch_size["train"]
 
     def _training_orders(self, held_out: float | None) -> dict[str, dict[str, TrainingOrder]]:
         streams = ["train"] if held_out is None else ["train", "held_out"]
@@ -167,7 +171,9 @@ class MultiDomainData(L.LightningDataModule):
         steps = TrainingSteps(self._orders, self.batch_size, share)
         feed = TrainingFeed(steps, self._completed_steps, self.workers, self.broken_images)
         streams = feed.streams()
-        return CombinedLoader(streams if len(streams) > 1 else streams["train"], "min_size")
+        return CombinedLoader(
+            streams["train"] if list(streams) == ["train"] else streams, "min_size"
+        )
 
     def val_dataloader(self) -> EvaluationStream:
         return self.evaluation_stream("val")
@@ -189,7 +195,7 @@ class MultiDomainData(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Samples -> images and labels, augmented while training."""
         augment = self.trainer is not None and self.trainer.training
-        if "train" in batch and isinstance(batch["train"], dict):
+        if all(isinstance(of, dict) for of in batch.values()):
             return {stream: self._transform(of, augment) for stream, of in batch.items()}
         return self.transform(batch, augment)
 

@@ -65,8 +65,9 @@ class DomainBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(shape) if running else None)
 
     def forward(self, x: Tensor, company: Company) -> Tensor:
-        """x: [n, C, H, W]."""
-        weight, bias = self.weight.unbind(), self.bias.unbind()
+        """x: [n, C, H, W]; C may be less than the width: the first C channels are meant then."""
+        weight = part(self.weight, 1, x.shape[1]).unbind()
+        bias = part(self.bias, 1, x.shape[1]).unbind()
         rows = [self.users.index(domain) for domain in company.domains]
         if len(rows) == 1:
             return self._normalise(x, rows[0], weight, bias)
@@ -109,8 +110,11 @@ class SharedBatchNorm(nn.Module):
         )
 
     def forward(self, x: Tensor, company: Company) -> Tensor:
-        normal: Tensor = self.norm(x)
-        return normal
+        if x.shape[1] == self.norm.num_features:
+            normal: Tensor = self.norm(x)
+            return normal
+        affine = self.norm.weight[: x.shape[1]], self.norm.bias[: x.shape[1]]
+        return F.batch_norm(x, None, None, *affine, True, 0.0, BATCH_NORM_EPS)
 
 
 def norm_parameters(network: nn.Module) -> list[nn.Parameter]:
@@ -131,13 +135,31 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        squeezed = max(round(width * SQUEEZE_RATIO / 8) * 8, 8)
+        squeezed = self.squeezed(width)
         self.conv_reduce = nn.Conv2d(width, squeezed, 1)
         self.conv_expand = nn.Conv2d(squeezed, width, 1)
 
+    @staticmethod
+    def squeezed(width: int) -> int:
+        return max(round(width * SQUEEZE_RATIO / 8) * 8, 8)
+
     def forward(self, x: Tensor) -> Tensor:
-        squeezed = F.relu(self.conv_reduce(x.mean((2, 3), keepdim=True)))
-        return x * F.hardsigmoid(self.conv_expand(squeezed))
+        """x: [n, C, H, W]; C may be less than the width."""
+        width = x.shape[1]
+        reduce, expand = self.conv_reduce, self.conv_expand
+        squeezed = self.squeezed(width)
+        assert reduce.bias is not None and expand.bias is not None
+        gate = F.conv2d(
+            x.mean((2, 3), keepdim=True),
+            part(part(reduce.weight, 0, squeezed), 1, width),
+            part(reduce.bias, 0, squeezed),
+        )
+        gate = F.conv2d(
+            F.relu(gate),
+            part(part(expand.weight, 0, width), 1, squeezed),
+            part(expand.bias, 0, width),
+        )
+        return x * F.hardsigmoid(gate)
 
 
 class DepthwiseConv(nn.Conv2d):
@@ -147,13 +169,19 @@ class DepthwiseConv(nn.Conv2d):
         super().__init__(width, width, kernel, stride, kernel // 2, groups=width, bias=False)
         self.kernel = kernel
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] < self.kernel and torch.is_grad_enabled():
+    def forward(self, x: Tensor, kernel: int | None = None) -> Tensor:
+        """x: [n, C, H, W]; C may be less than the width; `kernel`: a smaller one, the centre."""
+        kernel = kernel or self.kernel
+        weight, width = part(self.weight, 0, x.shape[1]), x.shape[1]
+        if kernel < self.kernel:
+            margin = (self.kernel - kernel) // 2
+            weight = weight[:, :, margin:-margin, margin:-margin]
+        if x.shape[-1] < kernel and torch.is_grad_enabled():
             # oneDNN's backward is some four to fifty times slower where the kernel is larger
             # than the image, unless the padding is done by itself
-            padded = F.pad(x, [self.kernel // 2] * 4)
-            return F.conv2d(padded, self.weight, None, self.stride, 0, 1, self.groups)
-        return super().forward(x)
+            padded = F.pad(x, [kernel // 2] * 4)
+            return F.conv2d(padded, weight, None, self.stride, 0, 1, width)
+        return F.conv2d(x, weight, None, self.stride, kernel // 2, 1, width)
 
 
 class ConvNormAct(nn.Module):
@@ -176,21 +204,52 @@ class InvertedResidual(nn.Module):
 
     def __init__(self, layer: Layer, block: Block, norm: Norm) -> None:
         super().__init__()
+        self.layer, self.block = layer, block
         width = layer.in_width * block.expansion
         self.conv_pw = nn.Conv2d(layer.in_width, width, 1, bias=False)
         self.bn1 = norm(width)
         self.conv_dw = DepthwiseConv(width, block.kernel, layer.stride)
         self.bn2 = norm(width)
-        self.se = SqueezeExcite(width) if block.squeeze_excite else nn.Identity()
+        self.se = SqueezeExcite(width) if block.squeeze_excite else None
         self.conv_pwl = nn.Conv2d(width, layer.width, 1, bias=False)
         self.bn3 = norm(layer.width)
         self.act = _ACTIVATIONS[layer.activation]
         self.has_skip = layer.stride == 1 and layer.in_width == layer.width
 
     def forward(self, x: Tensor, company: Company) -> Tensor:
-        shortcut = x
-        x = self.act(self.bn1(self.conv_pw(x), company))
-        x = self.act(self.bn2(self.conv_dw(x), company))
-        x = self.se(x)
-        x = self.bn3(self.conv_pwl(x), company)
+        return self.compute(x, company, self.block)
+
+    def compute(self, x: Tensor, company: Company, block: Block) -> Tensor:
+        """What `block`, this one or one that it contains, does with x [n, C, H, W]."""
+        shortcut, width = x, self.layer.in_width * block.expansion
+        x = F.conv2d(x, part(self.conv_pw.weight, 0, width))
+        x = self.act(self.bn1(x, company))
+        x = self.act(self.bn2(self.conv_dw(x, block.kernel), company))
+        if block.squeeze_excite:
+            assert self.se is not None
+            x = self.se(x)
+        x = self.bn3(F.conv2d(x, part(self.conv_pwl.weight, 1, width)), company)
         return x + shortcut if self.has_skip else x
+
+
+class TiedBlock(nn.Module):
+    """A block that computes with a part of the weights of its layer's largest block.
+
+    Its first channels, the centre of its kernels. Blocks of a layer then learn from each other's
+    visits. Source: 'op collapsing' and channel masks of TuNAS (Bender et al., CVPR 2020); the
+    centre of the kernel: Once-for-All (Cai et al., ICLR 2020). Differs from TuNAS: depthwise
+    kernels of different sizes share weights too, and so do batch norms' scales and shifts.
+    """
+
+    def __init__(self, largest: InvertedResidual, block: Block) -> None:
+        super().__init__()
+        self._largest = (largest,)  # in a tuple: it is the network's, once, not each block's
+        self.block = block
+
+    def forward(self, x: Tensor, company: Company) -> Tensor:
+        return self._largest[0].compute(x, company, self.block)
+
+
+def part(weight: Tensor, dimension: int, length: int) -> Tensor:
+    """The first `length` along a dimension; the tensor itself, not a view, where that is all."""
+    return weight if weight.shape[dimension] == length else weight.narrow(dimension, 0, length)

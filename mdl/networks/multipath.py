@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from mdl.networks.blocks import (
     DomainBatchNorm,
     InvertedResidual,
     Norm,
+    TiedBlock,
     domain_key,
 )
 from mdl.space.search_space import ZERO, Block, Layer, Path, SearchSpace
@@ -98,6 +100,8 @@ class MultiPathNetwork(nn.Module):
     num_classes: domain -> number of its classes.
     batch_norm: 'per_domain' or 'shared'.
     running: whether batch norm keeps running statistics (see `DomainBatchNorm`).
+    tied: whether the blocks of a layer are parts of one largest block (see `TiedBlock`), as a
+    super-network's can be, that keeps no running statistics.
     """
 
     def __init__(
@@ -108,15 +112,21 @@ class MultiPathNetwork(nn.Module):
         *,
         batch_norm: str = "per_domain",
         running: bool = True,
+        tied: bool = False,
     ) -> None:
         super().__init__()
+        assert not (tied and running)  # statistics of different blocks have nothing in common
         self.space, self.users = space, users
         self.domains, self.num_classes = tuple(num_classes), dict(num_classes)
         self.private = any(node.owner is not None for node in users)
-        self.nodes = nn.ModuleDict()
+        self.nodes, self.largest = nn.ModuleDict(), nn.ModuleDict()
         for node, of in users.items():
             norm = partial(BATCH_NORMS[batch_norm], users=of, running=running)
-            self.nodes[node.key] = build_node(space, node, norm)
+            self.nodes[node.key] = (
+                self._tied_block(node, norm)
+                if tied and isinstance(node.block, Block)
+                else build_node(space, node, norm)
+            )
         self.heads = nn.ModuleDict(
             {
                 domain_key(domain): nn.Linear(space.head_width, classes)
@@ -160,6 +170,14 @@ class MultiPathNetwork(nn.Module):
         for domain, head in self.heads.items():
             if domain in other.heads:
                 head.load_state_dict(other.heads[domain].state_dict())
+
+    def _tied_block(self, node: Node, norm: Norm) -> TiedBlock:
+        """The block of a node, as a part of its layer's (and owner's) largest."""
+        assert isinstance(node.block, Block)
+        largest = Node(node.layer, self.space.largest_block, node.owner)
+        if largest.key not in self.largest:
+            self.largest[largest.key] = build_node(self.space, largest, norm)
+        return TiedBlock(cast(InvertedResidual, self.largest[largest.key]), node.block)
 
     def _node(self, layer: int, block: Block | str, domain: str) -> str:
         return Node(layer, block, domain if self.private else None).key

@@ -7,10 +7,18 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from mdl.networks.blocks import BATCH_NORMS, norm_parameters
-from mdl.networks.multipath import Node, build_node, path_users, supernet_users
-from mdl.space.search_space import Path, SearchSpace
+from mdl.networks.multipath import (
+    HEAD,
+    STEM,
+    Node,
+    build_node,
+    path_users,
+    supernet_users,
+)
+from mdl.space.search_space import ZERO, Path, SearchSpace
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,32 @@ class ParameterTable:
                 total = sum(p.numel() for p in module.parameters())
                 of_norm = sum(p.numel() for p in norm_parameters(module))
                 self._nodes[node] = (total - of_norm, of_norm)
+
+    def choices(self, private: bool) -> tuple[Tensor, Tensor]:
+        """What a block adds once it has a user, and what each user adds: [layers, blocks] both."""
+        most = max(len(layer.blocks) for layer in self.space.layers)
+        once = torch.zeros(len(self.space.layers), most)
+        per_user = torch.zeros_like(once)
+        for layer in self.space.layers:
+            for choice, block in enumerate(layer.blocks):
+                if block != ZERO:
+                    place = layer.index, choice
+                    once[place], per_user[place] = self._split(Node(layer.index, block), private)
+        return once, per_user
+
+    def fixed(self, private: bool) -> int:
+        """Parameters that no choice changes: stem, head convolution and heads."""
+        ends = (Node(-1, STEM), Node(len(self.space.layers), HEAD))
+        parts = [self._split(node, private) for node in ends]
+        ends_total = sum(once + len(self.heads) * per_user for once, per_user in parts)
+        return ends_total + sum(self.heads.values())
+
+    def _split(self, node: Node, private: bool) -> tuple[int, int]:
+        """Parameters that a node has once, and per user."""
+        convolutions, norm = self._nodes[node]
+        if private:
+            return 0, convolutions + norm
+        return (convolutions, norm) if self._norm_per_user else (convolutions + norm, 0)
 
     def count(self, paths: Mapping[str, Path], private: bool = False) -> Parameters:
         """Parameters of the network of these paths; `private`: with nothing shared."""

@@ -173,6 +173,11 @@ class SearchSpace:
         """MobileNetV2's block as far as the space has it: smallest kernel, widest, no SE."""
         return Block(min(self.kernels), max(self.expansions), min(self.squeeze_excite))
 
+    @property
+    def largest_block(self) -> Block:
+        """The block that contains every other."""
+        return Block(max(self.kernels), max(self.expansions), max(self.squeeze_excite))
+
     def check_path(self, path: Path, owner: str) -> None:
         """Raises UserError with the first layer at which `path` does not fit."""
         if len(path) != len(self.layers):

@@ -6,9 +6,13 @@ One step is one batch of every domain:
 2. controllers, after the warm-up: the held-out batch goes down the same paths without gradient;
    each domain's reward against its baseline, one REINFORCE step.
 
+With `frozen` the super-network's weights rest and every step is a controller step: controllers
+are searched again on a trained super-network, for another target, in a fraction of the time.
+
 Source of the alternation, reward and baseline: TuNAS (Bender et al., CVPR 2020), which MPNAS
 (Wang et al., WACV 2021) builds on. Not given in the MPNAS paper as known here, and so our own:
-the constants, the common warm-up path, the sharing bonus.
+the constants, the common warm-up path, the sharing bonus, targets of the whole network, several
+paths a step.
 """
 
 from __future__ import annotations
@@ -24,10 +28,12 @@ from mdl.errors import UserError
 from mdl.networks.controller import Controllers
 from mdl.networks.cost import CostTable
 from mdl.networks.multipath import MultiPathNetwork
+from mdl.networks.sizing import ANY_SIZE, SizeTable, Target, most_likely_choices
 from mdl.space.architecture import Architecture
-from mdl.space.search_space import Path
 from mdl.training.base import MultiDomainModule
-from mdl.training.reward import Baseline, absolute_reward
+from mdl.training.reward import Baseline, absolute_reward, leave_one_out
+
+_MULTIPLIER_RATE = 0.02  # by which a multiplier grows per step, at a size of twice the target
 
 
 class SearchModule(MultiDomainModule):
@@ -38,10 +44,18 @@ class SearchModule(MultiDomainModule):
     controller_learning_rate, controller_beta1: of the controllers' Adam.
     warmup_fraction_paths: part of all steps with uniformly drawn paths and resting controllers.
     warmup_common_path: whether the domains take one common path per step during the warm-up.
+    paths_per_step: paths drawn per domain and controller step, all rewarded on the same images.
+    With more than one a path's baseline is the mean of the others (leave-one-out), which takes
+    away how hard the images are; with one it is the moving average of earlier rewards.
     beta: weight of the cost in the reward, below zero; target: wanted multiply-adds of a path,
     as a part of those of a uniformly drawn path.
     baseline_momentum: of the rewards' moving average.
     sharing: weight of the sharing bonus; 0 is the plain published form.
+    sizes, target_size: wanted totals of the whole network. Each has a multiplier in the
+    controllers' objective, which rises while the size expected of the controllers is above the
+    target and falls while it is below; the most likely paths of that size are the result.
+    Multiply-adds asked for so replace the reward's cost.
+    frozen: whether the network's weights rest.
     """
 
     def __init__(
@@ -49,6 +63,7 @@ class SearchModule(MultiDomainModule):
         network: MultiPathNetwork,
         controllers: Controllers,
         cost: CostTable,
+        sizes: SizeTable,
         *,
         seed: int,
         controller_learning_rate: float,
@@ -59,6 +74,9 @@ class SearchModule(MultiDomainModule):
         target: float,
         baseline_momentum: float,
         sharing: float,
+        paths_per_step: int = 1,
+        target_size: Target = ANY_SIZE,
+        frozen: bool = False,
         **base: Any,
     ) -> None:
         super().__init__(network, **base)
@@ -69,11 +87,16 @@ class SearchModule(MultiDomainModule):
             controllers.parameters(), lr=controller_learning_rate, betas=(controller_beta1, 0.999)
         )
         self.seed, self.beta, self.sharing = seed, beta, sharing
-        self.delay = round(self.total_steps * warmup_fraction_paths)
+        self.paths_per_step, self.frozen = paths_per_step, frozen
+        self.delay = 0 if frozen else round(self.total_steps * warmup_fraction_paths)
         self.warmup_common_path = warmup_common_path
         self.register_buffer("choice_macs", cost.choices(), persistent=False)
         self.register_buffer("fixed_macs", cost.fixed(), persistent=False)
         self.register_buffer("target_macs", target * cost.mean_path_macs(), persistent=False)
+        self.sizes, self.target_size = sizes, target_size
+        self.register_buffer("multipliers", torch.zeros(2))  # of parameters, of multiply-adds
+        if frozen:
+            network.requires_grad_(False)
         self.search_records: dict[str, Tensor] = {}
         self._resumed: dict[str, Any] | None = None  # the optimizer's state, on its way there
 
@@ -82,6 +105,7 @@ class SearchModule(MultiDomainModule):
     choice_macs: Tensor
     fixed_macs: Tensor
     target_macs: Tensor
+    multipliers: Tensor
 
     def setup(self, stage: str) -> None:
         if self.trainer.world_size > 1:
@@ -92,11 +116,11 @@ class SearchModule(MultiDomainModule):
 
     def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> None:
         step = self.global_step
-        choices = self.draw(step)
-        paths = self.controllers.paths(choices)
-        self.weight_step(batch["train"], paths)
+        drawn = self.draw(step)
+        if not self.frozen:
+            self.weight_step(batch["train"], self.controllers.paths(drawn[0]))
         if step >= self.delay:
-            self.controller_step(batch["held_out"], choices, paths)
+            self.controller_step(batch["held_out"], drawn)
         if self.records_now:
             self._record()
 
@@ -105,28 +129,38 @@ class SearchModule(MultiDomainModule):
         return "search: warm-up" if self.global_step < self.delay else "search: controllers"
 
     def images_per_step(self, batch: Any) -> int:
-        return super().images_per_step(batch["train"])
+        return super().images_per_step(batch["held_out" if self.frozen else "train"])
 
     def draw(self, step: int) -> Tensor:
-        """The paths of a step as choices, [domains, layers]."""
+        """The paths of a step as choices, [paths, domains, layers]; the first trains weights."""
         if step < self.delay:
-            return self.controllers.sample_uniform(self.seed, step, self.warmup_common_path)
-        return self.controllers.sample(self.seed, step)
+            return self.controllers.sample_uniform(self.seed, step, self.warmup_common_path)[None]
+        draws = range(step * self.paths_per_step, (step + 1) * self.paths_per_step)
+        return torch.stack([self.controllers.sample(self.seed, draw) for draw in draws])
 
-    def controller_step(self, batch: Batch, choices: Tensor, paths: Mapping[str, Path]) -> None:
+    def controller_step(self, batch: Batch, drawn: Tensor) -> None:
         """One REINFORCE step on the rewards of the drawn paths."""
-        reward = self.rewards(batch, choices, paths)
-        objective = self.controller_objective(choices, self.baseline.advantage(reward))
+        reward = torch.stack([self.rewards(batch, choices) for choices in drawn])
+        if len(drawn) == 1:
+            advantage = self.baseline.advantage(reward[0])[None]
+        else:
+            advantage = leave_one_out(reward)
+        objective = self.controller_objective(drawn, advantage)
         self.controllers.logits.grad = torch.autograd.grad(objective, self.controllers.logits)[0]
-        self.controller_optimizer.step()
+        optimizer: Any = self.optimizers() if self.frozen else self.controller_optimizer
+        optimizer.step()
+        self._raise_multipliers()
 
     @torch.no_grad()
-    def rewards(self, batch: Batch, choices: Tensor, paths: Mapping[str, Path]) -> Tensor:
+    def rewards(self, batch: Batch, choices: Tensor) -> Tensor:
         """Accuracy on the held-out batch against the cost of the path, [domains]."""
+        paths = self.controllers.paths(choices)
         logits = self.network({d: images for d, (images, _) in batch.items()}, paths)
         accuracy = self.accuracies(logits, batch)
         macs = self.path_macs(choices)
-        reward = absolute_reward(accuracy, macs, self.target_macs, self.beta)
+        reward = accuracy
+        if self.target_size.macs is None:
+            reward = absolute_reward(accuracy, macs, self.target_macs, self.beta)
         self.search_records = {
             "search/accuracy": accuracy,
             "search/reward": reward,
@@ -134,44 +168,66 @@ class SearchModule(MultiDomainModule):
         }
         return reward
 
+    @torch.no_grad()
+    def _raise_multipliers(self) -> None:
+        """One step of dual ascent: the price of what is too large rises."""
+        if self.target_size:
+            expected = self.sizes.expected(self.controllers.log_probabilities().exp())
+            self.multipliers += _MULTIPLIER_RATE * self.target_size.misses(expected)
+
     def path_macs(self, choices: Tensor) -> Tensor:
         """Multiply-adds of the drawn paths, [domains]."""
         chosen = choices.to(self.choice_macs.device)[:, :, None]
         return self.choice_macs.gather(-1, chosen).sum((1, 2)) + self.fixed_macs
 
-    def controller_objective(self, choices: Tensor, advantage: Tensor) -> Tensor:
-        """-sum over domains of (advantage * log p(path) + sharing * agreement)."""
-        objective = -(advantage * self.controllers.log_probability(choices)).sum()
+    def controller_objective(self, drawn: Tensor, advantage: Tensor) -> Tensor:
+        """-sum over domains of (advantage * log p(path) + sharing * agreement), plus size.
+
+        drawn [paths, domains, layers], advantage [paths, domains]; the mean over paths. Size is
+        sum of multiplier * (expected size / target - 1).
+        """
+        log_p = torch.stack([self.controllers.log_probability(choices) for choices in drawn])
+        objective = -(advantage * log_p).sum(-1).mean()
         if self.sharing:
             objective = objective - self.sharing * self.controllers.agreement().sum()
+        if self.target_size:
+            expected = self.sizes.expected(self.controllers.log_probabilities().exp())
+            objective = objective + (self.multipliers * self.target_size.misses(expected)).sum()
         return objective
 
     def architecture(self, source: Mapping[str, Any]) -> Architecture:
-        """Each domain's most likely path."""
-        return Architecture(self.controllers.space, self.controllers.best_paths(), source)
+        """Each domain's most likely path; with a target, the most likely of that size."""
+        log_p = self.controllers.log_probabilities()
+        choices = log_p.argmax(-1)
+        if self.target_size:
+            choices = most_likely_choices(log_p, self.sizes, self.target_size)
+        return Architecture(self.controllers.space, self.controllers.paths(choices), source)
+
+    def configure_optimizers(self) -> Any:
+        return self.controller_optimizer if self.frozen else super().configure_optimizers()
 
     def _record(self) -> None:
-        self.record(
-            {
-                "train/loss": self.domain_losses,
-                "train/domain_weight": self.domain_weights,
-                "search/entropy": self.controllers.entropy(),
-            }
-            | self.search_records
-        )
+        of_weights = {
+            "train/loss": self.domain_losses,
+            "train/domain_weight": self.domain_weights,
+        }
+        of_controllers = {"search/entropy": self.controllers.entropy()} | self.search_records
+        self.record(of_controllers if self.frozen else of_weights | of_controllers)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["delay"] = self.delay
-        checkpoint["controller_optimizer"] = self.controller_optimizer.state_dict()
+        if not self.frozen:  # Lightning saves its own
+            checkpoint["controller_optimizer"] = self.controller_optimizer.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.delay = checkpoint["delay"]
-        self._resumed = checkpoint["controller_optimizer"]
+        self._resumed = checkpoint.get("controller_optimizer")
 
     def on_train_start(self) -> None:
-        super().on_train_start()
+        if not self.frozen:
+            super().on_train_start()
         if self._resumed is not None:
             # only now are the controllers on their device, where the state has to follow them
             self.controller_optimizer.load_state_dict(self._resumed)

@@ -15,7 +15,7 @@ from mdl.networks.multipath import (
     path_users,
     supernet_users,
 )
-from mdl.space.search_space import ZERO, Block, Path, SearchSpace
+from mdl.space.search_space import ZERO, Block, Path, SearchSpace, Stage
 from mdl.training.optim import weight_optimizer
 from tests.networks.counted import count_parameters
 
@@ -254,3 +254,81 @@ def test_a_depthwise_convolution_is_one_with_padding_on_any_size(
 def test_block_names_read_as_their_choices() -> None:
     assert str(Block(5, 6, True)) == "k5_e6_se"
     assert Node(3, Block(5, 6, True), "dtd").key == "layer3_k5_e6_se@dtd"
+
+
+@pytest.fixture
+def varied() -> SearchSpace:
+    """Blocks that differ in all that a block can differ in."""
+    stages = (Stage(8, 2, 2, "relu"), Stage(16, 2, 2, "hardswish"))
+    return SearchSpace(8, 1, stages, 24, kernels=(3, 5), expansions=(3, 6))
+
+
+def tied_supernet(space: SearchSpace, batch_norm: str = "per_domain") -> MultiPathNetwork:
+    return supernet(space, batch_norm=batch_norm, running=False, tied=True)
+
+
+@pytest.mark.parametrize("batch_norm", BATCH_NORMS)
+def test_the_largest_block_of_a_tied_layer_is_a_block_of_its_own(
+    varied: SearchSpace, batch_norm: str
+) -> None:
+    tied = tied_supernet(varied, batch_norm)
+    paths = dict.fromkeys(CLASSES, varied.uniform_path(varied.largest_block))
+    own = derived(varied, paths, batch_norm=batch_norm, running=False)
+    state = {name.replace("largest.", "nodes."): value for name, value in tied.state_dict().items()}
+    own.load_state_dict(state)
+    batch = images()
+    for a, b in zip(tied(batch, paths).values(), own(batch, paths).values(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("batch_norm", BATCH_NORMS)
+@pytest.mark.parametrize("block", [Block(3, 3, True), Block(5, 3, False), Block(3, 6, False)])
+def test_a_tied_block_is_the_first_channels_and_the_centre_of_the_largest(
+    varied: SearchSpace, batch_norm: str, block: Block
+) -> None:
+    tied = tied_supernet(varied, batch_norm)
+    for parameter in tied.parameters():
+        torch.nn.init.normal_(parameter, 0.5, 0.2)
+    paths = dict.fromkeys(CLASSES, varied.uniform_path(block))
+    own = derived(varied, paths, batch_norm=batch_norm, running=False)
+    largest = str(varied.largest_block)
+    theirs = tied.state_dict()
+    for name, parameter in own.state_dict().items():
+        full = theirs[
+            name.replace(f"_{block}.", f"_{largest}.").replace("nodes.layer", "largest.layer")
+        ]
+        for dimension, length in enumerate(parameter.shape):
+            # kernels are cut around their centre, channels from the first on
+            margin = (
+                (full.shape[dimension] - length) // 2 if "conv_dw" in name and dimension > 1 else 0
+            )
+            full = full.narrow(dimension, margin, length)
+        parameter.copy_(full)
+    batch = images()
+    for a, b in zip(tied(batch, paths).values(), own(batch, paths).values(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_tied_weights_are_held_once_and_every_block_trains_them(varied: SearchSpace) -> None:
+    tied = tied_supernet(varied)
+    largest = dict.fromkeys(CLASSES, varied.uniform_path(varied.largest_block))
+    own = derived(varied, largest, running=False)
+    assert count_parameters(tied).convolutions == count_parameters(own).convolutions
+    smallest = varied.uniform_path(Block(3, 3, False))
+    logits = tied(images(), dict.fromkeys(CLASSES, smallest))
+    torch.stack([of.sum() for of in logits.values()]).sum().backward()
+    weight = tied.largest[Node(0, varied.largest_block).key].conv_pw.weight
+    assert weight.grad is not None
+    half = len(weight) // 2
+    assert weight.grad[:half].any()
+    assert not weight.grad[half:].any()
+
+
+def test_a_tied_private_network_shares_nothing_between_domains(varied: SearchSpace) -> None:
+    users = supernet_users(varied, list(CLASSES), private=True)
+    bundle = MultiPathNetwork(varied, users, CLASSES, running=False, tied=True)
+    logits = bundle(images(), common_paths(varied))
+    logits["birds"].sum().backward()
+    trained = {name for name, p in bundle.named_parameters() if p.grad is not None and p.grad.any()}
+    assert trained
+    assert all("@birds" in name for name in trained)

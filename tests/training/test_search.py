@@ -11,6 +11,8 @@ from mdl.data.transforms import Batch
 from mdl.networks.controller import Controllers
 from mdl.networks.cost import CostTable
 from mdl.networks.multipath import MultiPathNetwork, Node, supernet_users
+from mdl.networks.parameters import ParameterTable
+from mdl.networks.sizing import SizeTable
 from mdl.space.search_space import Block, SearchSpace, Stage
 from mdl.training.reward import Baseline, absolute_reward
 from mdl.training.search import SearchModule
@@ -42,7 +44,8 @@ def module(
     network = MultiPathNetwork(space, supernet_users(space, list(classes)), classes, running=False)
     controllers = Controllers(space, list(classes))
     cost = CostTable(space, 8, classes)
-    return SearchModule(network, controllers, cost, **(SETTINGS | changes))  # type: ignore[arg-type]
+    sizes = SizeTable(ParameterTable(space, classes, "per_domain"), cost, private=False)
+    return SearchModule(network, controllers, cost, sizes, **(SETTINGS | changes))  # type: ignore[arg-type]
 
 
 def batch(count: int = 4) -> Batch:
@@ -99,7 +102,7 @@ def test_a_weight_step_leaves_controllers_untouched_and_moves_only_sampled_nodes
     controllers, weights = state(search.controllers), state(search.network)
     fit.fit(search, Endless())  # a step of the warm-up is a weight step alone
     assert not changed(search.controllers, controllers)
-    paths = search.controllers.paths(search.draw(0))
+    paths = search.controllers.paths(search.draw(0)[0])
     sampled = {Node(i, block).key for path in paths.values() for i, block in enumerate(path)}
     moved = {name.split(".")[1] for name in changed(search.network, weights)}
     assert moved <= sampled | {"stem", "head", "@birds", "@cars"}
@@ -110,8 +113,7 @@ def test_a_controller_step_leaves_weights_untouched(space: SearchSpace) -> None:
     search = module(space)
     weights, controllers = state(search.network), state(search.controllers)
     for step in range(3):
-        choices = search.draw(step)
-        search.controller_step(batch(), choices, search.controllers.paths(choices))
+        search.controller_step(batch(), search.draw(step))
     assert not changed(search.network, weights)
     assert changed(search.controllers, controllers) == {"logits"}
     assert all(parameter.grad is None for parameter in search.network.parameters())
@@ -121,12 +123,12 @@ def test_controllers_rest_during_the_warm_up_and_its_paths_are_common(
     space: SearchSpace, tmp_path: Path
 ) -> None:
     search = module(space, warmup_fraction_paths=0.4)
-    birds, cars = search.draw(3)
+    birds, cars = search.draw(3)[0]
     assert torch.equal(birds, cars)
     before = state(search.controllers)
     trainer(tmp_path, 4).fit(search, Endless())
     assert not changed(search.controllers, before)
-    assert not torch.equal(*search.draw(5))
+    assert not torch.equal(*search.draw(5)[0])
 
 
 def test_the_reward_is_accuracy_less_what_the_path_costs_beyond_its_target() -> None:
@@ -138,7 +140,7 @@ def test_the_reward_is_accuracy_less_what_the_path_costs_beyond_its_target() -> 
 
 def test_the_cost_of_drawn_paths_is_that_of_the_table(space: SearchSpace) -> None:
     search, table = module(space), CostTable(space, 8, CLASSES)
-    choices = search.draw(7)
+    choices = search.draw(7)[0]
     for domain, macs in zip(CLASSES, search.path_macs(choices).tolist(), strict=True):
         assert macs == table.path_macs(search.controllers.paths(choices)[domain], domain)
 
@@ -188,7 +190,7 @@ def test_controllers_find_the_planted_blocks_and_their_entropy_falls(space: Sear
     before = search.controllers.entropy()
     for step in range(400):
         choices = search.draw(step)
-        search.controller_step(held_out, choices, search.controllers.paths(choices))
+        search.controller_step(held_out, choices)
     found = search.controllers.log_probabilities().argmax(-1)
     assert found.tolist() == list(planted.values())
     assert (search.controllers.entropy() < 0.6 * before).all()
