@@ -105,8 +105,6 @@ class MultiDomainModule(L.LightningModule):
         optimizer.step()
         schedule: Any = self.lr_schedulers()
         schedule.step()
-        # within a step, mixed precision would go on with its copies of the weights from before
-        torch.clear_autocast_cache()
         if self.balancer is not None and self.balancer.looks_back:
             self.balancer.look_back(mean_over_ranks(self.losses_again(batch, paths)))
 

@@ -1,5 +1,6 @@
 """Laws of GradNorm."""
 
+import copy
 import math
 from collections.abc import Mapping
 
@@ -115,3 +116,14 @@ def test_the_first_losses_are_those_of_the_first_step_or_of_a_guess(space: Searc
     guessed.weigh(first, first)
     assert guessed.initial is not None
     assert guessed.initial.tolist() == pytest.approx([math.log(3), math.log(4), math.log(2)])
+
+
+def test_what_it_has_learnt_and_the_first_losses_survive_a_checkpoint(space: SearchSpace) -> None:
+    norms, first = torch.ones(3), torch.tensor([4.0, 1.0, 2.0])
+    one, other = begun(space, norms), begun(space, norms)
+    one.weigh(first, first)
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    for means in torch.rand(3, 3):
+        assert torch.equal(one.weigh(means, means), other.weigh(means, means))
+    assert torch.equal(one.weights, other.weights)
+    assert one.weights.std() > 0.01
