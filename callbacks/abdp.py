@@ -29,6 +29,8 @@ class ABDP(L.Callback):
     momentum: of the smoothed losses. start: steps before weights leave one.
     """
 
+    sets_domain_weights = True  # so that no recipe has it beside a balancing method
+
     def __init__(
         self,
         momentum: float = 0.98,

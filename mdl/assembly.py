@@ -24,10 +24,17 @@ from mdl.networks.draws import random_paths_like
 from mdl.networks.multipath import MultiPathNetwork, path_users, supernet_users
 from mdl.networks.parameters import ParameterTable
 from mdl.networks.sizing import SizeTable, Target
-from mdl.recipe import Recipe, SpaceRecipe, image_sizes, load_sizes
+from mdl.recipe import BalancingRecipe, Recipe, SpaceRecipe, image_sizes, load_sizes
 from mdl.space.architecture import Architecture
 from mdl.space.search_space import SearchSpace, Stage
+from mdl.training.balancer import Balancer
+from mdl.training.gradnorm import GradNorm
 from mdl.training.retrain import RetrainModule
+from mdl.training.scalarization import (
+    DynamicWeightAverage,
+    FastAdaptive,
+    UncertaintyWeighting,
+)
 from mdl.training.search import SearchModule
 
 # dotted names of a recipe may lead to these packages only
@@ -155,8 +162,22 @@ def _weights_training(recipe: Recipe) -> dict[str, Any]:
     return {
         "total_steps": recipe.trainer.max_steps,
         "record_interval": recipe.trainer.record_interval,
+        "balancer": build_balancer(recipe.balancing),
         **asdict(recipe.optimizer),
     }
+
+
+def build_balancer(recipe: BalancingRecipe) -> Balancer | None:
+    match recipe.method:
+        case "gradnorm":
+            return GradNorm(recipe.alpha, recipe.learning_rate, recipe.initial_loss)
+        case "uncertainty":
+            return UncertaintyWeighting(recipe.learning_rate)
+        case "dwa":
+            return DynamicWeightAverage(recipe.temperature, recipe.interval)
+        case "famo":
+            return FastAdaptive(recipe.learning_rate)
+    return None
 
 
 def choose_architecture(recipe: Recipe, domains: Mapping[str, Domain]) -> Architecture:
@@ -188,7 +209,14 @@ def choose_architecture(recipe: Recipe, domains: Mapping[str, Domain]) -> Archit
 def build_callbacks(recipe: Recipe) -> list[L.Callback]:
     """The recipe's callbacks, by dotted name. Raises UserError where one cannot be made."""
     wanted = {name: of for name, of in recipe.callbacks.items() if of is not None}
-    return [_build_callback(name, of) for name, of in wanted.items()]
+    built = {name: _build_callback(name, of) for name, of in wanted.items()}
+    for name, callback in built.items():
+        if getattr(callback, "sets_domain_weights", False) and recipe.balancing.method != "none":
+            raise UserError(
+                f"callbacks.{name} and balancing.method={recipe.balancing.method} would both set "
+                f"the domains' weights. Set callbacks.{name}=null, or balancing.method=none."
+            )
+    return list(built.values())
 
 
 def _build_callback(name: str, settings: Any) -> L.Callback:

@@ -81,6 +81,19 @@ class OptimizerRecipe:
 
 
 @dataclass
+class BalancingRecipe:
+    """How the domains' losses are weighted."""
+
+    # none: equally, or as a callback such as ABDP sets | gradnorm | uncertainty | dwa | famo
+    method: str = "none"
+    learning_rate: float = 0.025  # of what gradnorm, uncertainty and famo learn
+    alpha: float = 1.5  # gradnorm: favours domains that learn slowly; 0: equal gradient norms
+    initial_loss: str = "measured"  # gradnorm: measured, in the first step | log_classes, a guess's
+    temperature: float = 2.0  # dwa: greater is more equal
+    interval: int = 50  # dwa: steps that stand for an epoch
+
+
+@dataclass
 class RewardRecipe:
     beta: float = -0.1  # weight of |macs / target - 1|
     target: float = 0.75  # of the multiply-adds of a uniformly drawn path
@@ -155,6 +168,7 @@ class Recipe:
     space: SpaceRecipe = field(default_factory=SpaceRecipe)
     network: NetworkRecipe = field(default_factory=NetworkRecipe)
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    balancing: BalancingRecipe = field(default_factory=BalancingRecipe)
     search: SearchRecipe = field(default_factory=SearchRecipe)
     retrain: RetrainRecipe = field(default_factory=RetrainRecipe)
     trainer: TrainerRecipe = field(default_factory=TrainerRecipe)

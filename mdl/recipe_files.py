@@ -29,6 +29,8 @@ _CHOICES = {
     "phase": ("search", "retrain"),
     "network.batch_norm": ("per_domain", "shared"),
     "network.nodes": ("shared", "private"),
+    "balancing.method": ("none", "gradnorm", "uncertainty", "dwa", "famo"),
+    "balancing.initial_loss": ("measured", "log_classes"),
     "search.controllers": ("per_domain", "common"),
     "search.block_weights": ("own", "tied"),
     "retrain.paths": ("searched", "common", "random"),
@@ -48,6 +50,9 @@ _POSITIVE = (
     "trainer.checkpoint_interval",
     "trainer.record_interval",
     "optimizer.learning_rate",
+    "balancing.learning_rate",
+    "balancing.temperature",
+    "balancing.interval",
     "search.learning_rate",
     "search.reward.target",
     "search.paths_per_step",
@@ -66,6 +71,7 @@ _NOT_NEGATIVE = (
     "data.workers",
     "data.broken_images_limit",
     "optimizer.weight_decay",
+    "balancing.alpha",
     "search.sharing",
 )
 
@@ -236,6 +242,12 @@ def _check_values(merged: DictConfig) -> None:
     for key in ("data.batch_size", "search.held_out_batch_size"):
         if (value := OmegaConf.select(merged, key)) < 2:
             raise UserError(f"{key} is {value}; batch norm needs at least 2 images of a domain.")
+    if merged.balancing.method == "gradnorm" and merged.network.nodes == "private":
+        raise UserError(
+            "balancing.method is gradnorm, which compares the domains' gradients at weights that "
+            "they share; with network.nodes=private they share none. Set balancing.method to "
+            "uncertainty, dwa, famo or none."
+        )
     check_sampling(merged.data.sampling)
     _check_per_domain(merged)
     splits = list(merged.data.train_splits)

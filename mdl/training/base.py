@@ -8,13 +8,16 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from mdl.data.transforms import Batch
 from mdl.errors import UserError
 from mdl.networks.multipath import MultiPathNetwork
 from mdl.space.search_space import Path
+from mdl.training.balancer import Balancer
 from mdl.training.optim import clip_gradients, set_scheduled_rate, warmup_cosine, weight_optimizer
+from mdl.training.ranks import mean_over_ranks
 
 _REMEDY = (
     "The last good checkpoint is kept. Start a new run with name=... and a lower "
@@ -25,7 +28,7 @@ _REMEDY = (
 class MultiDomainModule(L.LightningModule):
     """Trains a multi-path network on the weighted sum of its domains' losses.
 
-    `domain_weights` [domains], of mean one, is what ABDP and other balancers set;
+    `domain_weights` [domains], of mean one, is what a balancer sets, or a callback such as ABDP;
     `domain_losses` [domains] holds the losses of the step before.
 
     network: what is trained.
@@ -35,6 +38,7 @@ class MultiDomainModule(L.LightningModule):
     label_smoothing: of the training losses.
     clip_norm: greatest norm of the gradients; None: not clipped.
     record_interval: steps between two records of the training quantities.
+    balancer: sets the weights of each step; None: they stay as they are, or a callback sets them.
     """
 
     norm_momentum = True  # see `weight_optimizer`
@@ -55,6 +59,7 @@ class MultiDomainModule(L.LightningModule):
         label_smoothing: float,
         clip_norm: float | None,
         record_interval: int,
+        balancer: Balancer | None = None,
     ) -> None:
         super().__init__()
         # The order within a step is ours to say: weights, then what follows from them, then
@@ -69,6 +74,8 @@ class MultiDomainModule(L.LightningModule):
         self.label_smoothing, self.clip_norm = label_smoothing, clip_norm
         self.record_interval = record_interval
         self.records: dict[str, float] = {}
+        self.balancer = balancer
+        self._balancer_state: dict[str, Any] | None = None  # of a checkpoint, on its way there
         count = len(self.domains)
         self.register_buffer("domain_weights", torch.ones(count))
         self.register_buffer("domain_losses", torch.zeros(count), persistent=False)
@@ -98,6 +105,15 @@ class MultiDomainModule(L.LightningModule):
         optimizer.step()
         schedule: Any = self.lr_schedulers()
         schedule.step()
+        if self.balancer is not None and self.balancer.looks_back:
+            self.balancer.look_back(mean_over_ranks(self.losses_again(batch, paths)))
+
+    @torch.no_grad()
+    def losses_again(self, batch: Batch, paths: Mapping[str, Path]) -> Tensor:
+        """Losses of a training batch, [domains]; running statistics do not count it again."""
+        images = {d: images for d, (images, _) in batch.items()}
+        statistics = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        return self.losses(functional_call(self.network, statistics, (images, paths)), batch)
 
     def losses(self, logits: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Cross entropy of each domain, [domains]."""
@@ -117,21 +133,15 @@ class MultiDomainModule(L.LightningModule):
 
     def weighted_sum(self, losses: Tensor) -> Tensor:
         """The one objective; notes the losses for balancers, and where one is not finite."""
-        self.domain_losses.copy_(self._mean_over_ranks(losses.detach()))
+        self.domain_losses.copy_(mean_over_ranks(losses.detach()))
         self._note_nonfinite(self.nonfinite_step, self.domain_losses)
+        if self.balancer is not None:
+            self.domain_weights.copy_(self.balancer.weigh(losses, self.domain_losses))
         return (self.domain_weights * losses).sum()
 
     def _note_nonfinite(self, noted: Tensor, values: Tensor) -> None:
         """Notes the step at which a value was first not finite, without waiting for the device."""
         noted.masked_fill_((noted < 0) & ~values.isfinite(), self.global_step)
-
-    def _mean_over_ranks(self, values: Tensor) -> Tensor:
-        """What balancers see is the same on all ranks."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return values
-        total = values.clone()
-        torch.distributed.all_reduce(total)
-        return total / torch.distributed.get_world_size()
 
     def check_finite(self) -> None:
         """Raises UserError naming the step, and the domain whose loss was not finite."""
@@ -148,13 +158,22 @@ class MultiDomainModule(L.LightningModule):
         # a run that goes on with more steps than it began with follows the longer schedule
         schedule: Any = self.lr_schedulers()
         set_scheduled_rate(schedule)
+        if self.balancer is not None:
+            # only now is the network on its device, where the balancer has to follow it
+            self.balancer.begin(self.network)
+            if self._balancer_state is not None:
+                self.balancer.load_state_dict(self._balancer_state)
+                self._balancer_state = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["warmup_steps"] = self.warmup_steps
+        if self.balancer is not None:
+            checkpoint["balancer"] = self.balancer.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # what was a warm-up stays one when a run goes on with more steps
         self.warmup_steps = checkpoint["warmup_steps"]
+        self._balancer_state = checkpoint.get("balancer")
 
     def configure_optimizers(self) -> Any:
         optimizer = weight_optimizer(
