@@ -20,7 +20,6 @@ from mdl.data.embedded import is_generated, pack_generated
 from mdl.errors import UserError, nearest
 from mdl.networks.controller import Controllers
 from mdl.networks.cost import CostTable
-from mdl.networks.draws import random_paths_like
 from mdl.networks.multipath import MultiPathNetwork, path_users, supernet_users
 from mdl.networks.parameters import ParameterTable
 from mdl.networks.sizing import SizeTable, Target
@@ -137,7 +136,8 @@ def build_retrain(
     recipe: Recipe, domains: Mapping[str, Domain], architecture: Architecture
 ) -> RetrainModule:
     """The derived network and what the recipe says of its training."""
-    architecture.check_fits(build_space(recipe.space), list(domains))
+    # not the space: that of one widened path is not the recipe's
+    architecture.check_domains(list(domains))
     paths = {domain: architecture.paths[domain] for domain in domains}
     network = MultiPathNetwork(
         architecture.space,
@@ -148,6 +148,7 @@ def build_retrain(
     return RetrainModule(
         _channels_last(network),
         paths,
+        frozen=recipe.retrain.paths == "backbone" and recipe.retrain.backbone == "frozen",
         ema_decay=recipe.retrain.ema_decay,
         **_weights_training(recipe),
     )
@@ -178,32 +179,6 @@ def build_balancer(recipe: BalancingRecipe) -> Balancer | None:
         case "famo":
             return FastAdaptive(recipe.learning_rate)
     return None
-
-
-def choose_architecture(recipe: Recipe, domains: Mapping[str, Domain]) -> Architecture:
-    """The paths that the recipe wants trained: searched ones, or some to compare them with."""
-    if recipe.retrain.paths == "common":
-        space = build_space(recipe.space)
-        path = space.uniform_path(space.reference_block)
-        return Architecture(space, dict.fromkeys(domains, path), {"paths": "common"})
-    if recipe.architecture_file is None:
-        raise UserError(
-            "The recipe names no architecture_file; expected the architecture.json of a finished "
-            "search, e.g. architecture_file=runs/mpnas_search/architecture.json"
-        )
-    searched = Architecture.read(Path(recipe.architecture_file))
-    if recipe.retrain.paths == "searched":
-        return searched
-    searched.check_fits(build_space(recipe.space), list(domains))
-    classes = count_classes(domains)
-    drawn = random_paths_like(
-        {domain: searched.paths[domain] for domain in domains},
-        CostTable(searched.space, image_sizes(recipe.data, domains), classes),
-        ParameterTable(searched.space, classes, recipe.network.batch_norm),
-        recipe.seed,
-    )
-    source = {"paths": "random", "like": recipe.architecture_file, "seed": recipe.seed}
-    return Architecture(searched.space, drawn, source)
 
 
 def build_callbacks(recipe: Recipe) -> list[L.Callback]:

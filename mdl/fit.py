@@ -17,12 +17,12 @@ from pathlib import Path
 
 import lightning as L
 
+from mdl.architectures import choose_architecture
 from mdl.assembly import (
     build_callbacks,
     build_data,
     build_retrain,
     build_search,
-    choose_architecture,
     find_domains,
 )
 from mdl.console import run_command
@@ -44,7 +44,7 @@ from mdl.training.base import MultiDomainModule
 from mdl.training.checkpoints import LAST
 from mdl.training.retrain import RetrainModule
 from mdl.training.search import SearchModule
-from mdl.weights import load_supernet, read_checkpoint
+from mdl.weights import load_backbone, load_supernet, read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
     """Trains from the last checkpoint, or from the beginning, to the products of the phase."""
     domains = find_domains(recipe)
     L.seed_everything(recipe.seed, workers=True, verbose=False)
+    last = folder.checkpoints_dir / LAST
     module: MultiDomainModule
     if recipe.phase == "search":
         module = build_search(recipe, domains)
@@ -90,7 +91,9 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
         own = folder.architecture_file
         known = own.is_file() and folder.has_begun
         architecture = Architecture.read(own) if known else choose_architecture(recipe, domains)
-        module = build_retrain(recipe, domains, architecture)
+        module = retraining = build_retrain(recipe, domains, architecture)
+        if recipe.retrain.paths == "backbone" and not last.is_file():
+            load_backbone(retraining, recipe, domains)
     data = build_data(recipe, domains)
     trainer = build_trainer(recipe, folder, domains, build_callbacks(recipe))
     data.check_ranks(trainer.world_size)
@@ -100,7 +103,6 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
     folder.claim(recipe)
     if recipe.phase == "retrain":
         architecture.write(folder.architecture_file)
-    last = folder.checkpoints_dir / LAST
     last_step = 0
     if last.is_file():
         last_step = read_checkpoint(last, recipe, domains, to_go_on=True)["global_step"]

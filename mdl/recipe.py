@@ -129,9 +129,17 @@ class SearchRecipe:
 
 @dataclass
 class RetrainRecipe:
-    # searched: those of architecture_file | common: one path of a reference block for all domains
-    # (single path multi-head) | random: drawn by the seed, of the size and cost of the searched
+    # searched: those of architecture_file | common: one path for all domains (single path
+    # multi-head) | widened: that path, the space's widths multiplied until it weighs what the
+    # searched paths do | random: drawn by the seed, of the size and cost of the searched |
+    # backbone: the common path of backbone_file's network, beginning with its weights
     paths: str = "searched"
+    draw: int = 0  # which of a seed's random paths
+    # common, widened: an architecture.json whose domains, whichever they are, have one common
+    # path; null: the path of the space's reference block at every layer
+    common_file: str | None = None
+    backbone_file: str | None = None  # backbone: a retraining's checkpoint, in its run folder
+    backbone: str = "frozen"  # frozen: only the heads are trained | trained: all goes on from it
     ema_decay: float = 0.99
 
 

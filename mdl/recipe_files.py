@@ -33,7 +33,8 @@ _CHOICES = {
     "balancing.initial_loss": ("measured", "log_classes"),
     "search.controllers": ("per_domain", "common"),
     "search.block_weights": ("own", "tied"),
-    "retrain.paths": ("searched", "common", "random"),
+    "retrain.paths": ("searched", "common", "widened", "random", "backbone"),
+    "retrain.backbone": ("frozen", "trained"),
     # no 16-mixed: gradients are clipped here, and would be clipped before they are unscaled
     "trainer.precision": ("32-true", "bf16-mixed"),
     "wandb.mode": ("auto", "online", "offline", "disabled"),
@@ -73,6 +74,7 @@ _NOT_NEGATIVE = (
     "optimizer.weight_decay",
     "balancing.alpha",
     "search.sharing",
+    "retrain.draw",
 )
 
 
@@ -250,6 +252,7 @@ def _check_values(merged: DictConfig) -> None:
         )
     check_sampling(merged.data.sampling)
     _check_per_domain(merged)
+    _check_retrained_paths(merged)
     splits = list(merged.data.train_splits)
     if splits not in (["train"], ["train", "val"]):
         raise UserError(f"data.train_splits is {splits}; expected [train] or [train, val].")
@@ -262,6 +265,30 @@ def _check_values(merged: DictConfig) -> None:
         raise UserError(
             f"name is '{merged.name}'; expected letters, digits, '_', '.' and '-': it names the "
             "run's folder."
+        )
+
+
+def _check_retrained_paths(merged: DictConfig) -> None:
+    paths, file = merged.retrain.paths, merged.retrain.backbone_file
+    if merged.retrain.common_file is not None and paths not in ("common", "widened"):
+        raise UserError(
+            f"retrain.common_file is {merged.retrain.common_file}, but retrain.paths is "
+            f"'{paths}'; expected common or widened, which take the path of that file, or no file."
+        )
+    if paths == "backbone" and file is None:
+        raise UserError(
+            "retrain.paths is 'backbone', but the recipe names no retrain.backbone_file; expected "
+            "a checkpoint of a retraining, e.g. runs/one_domain/checkpoints/best.ckpt"
+        )
+    if paths != "backbone" and file is not None:
+        raise UserError(
+            f"retrain.backbone_file is {file}, but retrain.paths is '{paths}'; expected "
+            "retrain.paths=backbone, which takes path and weights from that file, or no file."
+        )
+    if paths == "backbone" and merged.network.nodes != "shared":
+        raise UserError(
+            f"retrain.paths is 'backbone' and network.nodes is '{merged.network.nodes}'; a "
+            "backbone is what all domains have in common: expected network.nodes=shared."
         )
 
 

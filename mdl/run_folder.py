@@ -113,6 +113,22 @@ class RunFolder:
             )
         return folder
 
+    @classmethod
+    def of_retraining(cls, file: Path) -> RunFolder:
+        """The retraining that a checkpoint is of. Raises UserError where it is of none."""
+        if not file.is_file():
+            raise UserError(
+                f"No checkpoint at {file}; expected one of a run, e.g. "
+                "runs/mpnas_retrain/checkpoints/best.ckpt"
+            )
+        folder = cls.find(file.parent.parent)
+        if folder.recipe().phase != "retrain":
+            raise UserError(
+                f"{file} is of a search, whose network has no path of its own; expected a "
+                "retraining's, e.g. runs/mpnas_retrain/checkpoints/best.ckpt"
+            )
+        return folder
+
     def recipe(self) -> Recipe:
         merged = OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.load(self.recipe_file))
         recipe: Any = OmegaConf.to_object(merged)

@@ -104,6 +104,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # a search holds out training images and validates on nothing
     warnings.filterwarnings("ignore", message=".*val_dataloader.* but have no `validation_step`")
+    # a frozen backbone is
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     # the streams resume by the step, not by the state of a loader
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")

@@ -15,13 +15,12 @@ import torch
 from omegaconf import OmegaConf
 
 from mdl import evaluate, fit, pack, report
-from mdl.assembly import build_search, choose_architecture, count_classes
+from mdl.assembly import build_search
 from mdl.data.domains import Domain
 from mdl.data.packing import pack_domain
 from mdl.data.shards import ShardImages
 from mdl.data.source import DomainSource
 from mdl.errors import UserError
-from mdl.networks.parameters import ParameterTable
 from mdl.recipe_files import dump_recipe, load_recipe
 from mdl.space.architecture import Architecture
 from mdl.training.base import MultiDomainModule
@@ -369,21 +368,6 @@ def test_mixed_precision_goes_the_same_way(searched: Path, small_run: list[str])
     fit.main([RETRAIN, *small_run, "trainer.precision=bf16-mixed"])
     kept = weights(run_of(small_run, "mpnas_retrain"))
     assert kept["network.nodes.stem.conv.weight"].dtype == torch.float32
-
-
-def test_one_common_path_and_random_ones_of_equal_size_are_trained_by_the_same_command(
-    searched: Path, small_run: list[str], domains: dict[str, Domain]
-) -> None:
-    """Single path multi-head, and what a search has to be better than."""
-    fit.main([RETRAIN, *small_run, "retrain.paths=common", "name=common"])
-    common = Architecture.read(run_of(small_run, "common") / "architecture.json")
-    assert set(common.paths.values()) == {common.space.uniform_path(common.space.reference_block)}
-    found = Architecture.read(searched / "architecture.json")
-    recipe = load_recipe([RETRAIN, *small_run, "retrain.paths=random", "seed=3"])
-    drawn = choose_architecture(recipe, domains)
-    table = ParameterTable(found.space, count_classes(domains), "per_domain")
-    assert table.count(drawn.paths).total == pytest.approx(table.count(found.paths).total, rel=0.01)
-    assert drawn.source["like"] == recipe.architecture_file
 
 
 def test_one_controller_for_all_ends_in_one_path(small_run: list[str]) -> None:

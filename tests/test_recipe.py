@@ -72,6 +72,12 @@ def test_later_files_and_overrides_win(tmp_path: Path) -> None:
         ("data.domains=[]", "data.domains is empty; expected names of domains, or null"),
         ("trainer.max_steps=0", "trainer.max_steps is 0; expected a number above 0"),
         ("name=a/b", "name is 'a/b'; expected letters"),
+        ("retrain.draw=-1", "retrain.draw is -1; expected 0 or more"),
+        ("retrain.paths=serched", "retrain.paths is 'serched'; expected one of searched, common"),
+        ("retrain.paths=backbone", "names no retrain.backbone_file"),
+        ("retrain.backbone=thawed", "'thawed'; expected one of frozen, trained"),
+        ("retrain.backbone_file=a.ckpt", "but retrain.paths is 'searched'; expected retrain.paths"),
+        ("retrain.common_file=a.json", "but retrain.paths is 'searched'; expected common or wide"),
         ("name=${nothing}", "refers to a key that is not there"),
         ("space.stages=[{width: 3}]", r"The recipe lacks 'space.stages\[0\].depth'"),
         ("data.root=[", "cannot be read"),
@@ -80,6 +86,13 @@ def test_later_files_and_overrides_win(tmp_path: Path) -> None:
 def test_a_bad_override_is_refused_in_words(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_recipe([SEARCH, override])
+
+
+def test_a_backbone_is_what_all_domains_have_in_common() -> None:
+    words = [RETRAIN, "retrain.paths=backbone", "retrain.backbone_file=runs/a/checkpoints/b.ckpt"]
+    assert load_recipe(words).retrain.backbone == "frozen"
+    with pytest.raises(UserError, match="network.nodes is 'private'; a backbone is what all"):
+        load_recipe([*words, "network.nodes=private"])
 
 
 def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:

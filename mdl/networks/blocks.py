@@ -8,7 +8,7 @@ Names of layers as in timm: conv_pw (expansion), conv_dw (depthwise), conv_pwl (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,13 +85,18 @@ class DomainBatchNorm(nn.Module):
         return F.batch_norm(x, *running, *affine, training, BATCH_NORM_MOMENTUM, BATCH_NORM_EPS)
 
     @torch.no_grad()
-    def inherit(self, other: DomainBatchNorm) -> None:
-        """Copies the rows of the users that both have."""
-        for row, user in enumerate(self.users):
-            if user in other.users:
-                theirs = other.users.index(user)
-                self.weight[row] = other.weight[theirs]
-                self.bias[row] = other.bias[theirs]
+    def inherit(self, other: DomainBatchNorm, like: Mapping[str, str]) -> None:
+        """Copies to each user the row of the domain that it is to be like, where it is there.
+
+        like: user -> user of the other's; a user that it does not name is to be like itself.
+        """
+        tables = dict(other.named_parameters()) | dict(other.named_buffers())
+        for name, table in [*self.named_parameters(), *self.named_buffers()]:
+            if name not in tables:  # running statistics, which a super-network lacks
+                continue
+            for row, user in enumerate(self.users):
+                if (model := like.get(user, user)) in other.users:
+                    table[row] = tables[name][other.users.index(model)]
 
 
 class SharedBatchNorm(nn.Module):

@@ -3,15 +3,64 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from mdl.data.order import stable_key
 from mdl.errors import UserError
 from mdl.networks.cost import CostTable, macs_of_all_domains
 from mdl.networks.parameters import ParameterTable
-from mdl.space.search_space import Path, SearchSpace
+from mdl.space.search_space import Block, Path, SearchSpace
 
-_TRIES, _STEPS = 20, 4000
+_TRIES, _STEPS = 5, 2000
+_NOVELTIES = tuple(2.0**power for power in range(-6, 11))  # from one path to independent ones
+_SAMPLE = 12  # networks by which a novelty is judged
+
+
+class PathUrn:
+    """Random paths that share: at each layer by itself, domains draw blocks from an urn.
+
+    A domain takes a block drawn uniformly from those that the layer offers, with probability
+    novelty / (novelty + number of domains before it), else the block of one of them (the urn of
+    Blackwell and MacQueen, 1973). So each path by itself is uniform, whatever the novelty: no
+    kind of block is preferred, and the domains' order does not matter. Only how much they share
+    changes: near 0 it is one common path, a great novelty makes paths independent.
+    """
+
+    def __init__(self, space: SearchSpace, novelty: float, generator: random.Random) -> None:
+        self.space, self.novelty, self.generator = space, novelty, generator
+
+    def draw(self, domains: Sequence[str]) -> dict[str, Path]:
+        columns = []
+        for layer in self.space.layers:
+            column: list[Block] = []
+            for _ in domains:
+                column.append(self._block(layer.blocks, column))
+            columns.append(column)
+        return dict(zip(domains, zip(*columns, strict=True), strict=True))
+
+    def change(self, paths: Mapping[str, Path]) -> dict[str, Path]:
+        """A change at one layer, after which paths are distributed as they were before.
+
+        Either one domain's block is drawn again, the others' given; or two of the layer's blocks
+        change places, for all domains that take them.
+        """
+        layer = self.generator.choice(self.space.layers)
+        column = {domain: path[layer.index] for domain, path in paths.items()}
+        if self.generator.random() < 0.5:
+            domain = self.generator.choice(list(column))
+            others = [block for name, block in column.items() if name != domain]
+            column[domain] = self._block(layer.blocks, others)
+        else:
+            one = self.generator.choice(list(column.values()))
+            other = self.generator.choice(layer.blocks)
+            swapped = {one: other, other: one}
+            column = {domain: swapped.get(block, block) for domain, block in column.items()}
+        at = layer.index
+        return {d: (*path[:at], column[d], *path[at + 1 :]) for d, path in paths.items()}
+
+    def _block(self, offered: Sequence[Block], others: Sequence[Block]) -> Block:
+        is_new = self.generator.random() * (self.novelty + len(others)) < self.novelty
+        return self.generator.choice(offered if is_new else others)
 
 
 def random_paths_like(
@@ -19,33 +68,46 @@ def random_paths_like(
     costs: CostTable,
     parameters: ParameterTable,
     seed: int,
+    draw: int = 0,
+    private: bool = False,
     tolerance: float = 0.01,
 ) -> dict[str, Path]:
     """Random paths whose network weighs and costs what that of the wanted ones does.
 
-    Starts from paths drawn uniformly and takes random single changes that bring parameters (with
-    heads and norm) and multiply-adds (summed over domains) nearer, until both are within
-    `tolerance` of the wanted ones.
+    Paths are drawn from an urn (`PathUrn`) and changed at random, changes that leave the urn's
+    distribution as it is, until parameters (with heads and norm) and multiply-adds (summed over
+    domains) are both within `tolerance`; a change that leads away from them is kept the more
+    seldom the farther and the later (simulated annealing, Kirkpatrick et al., 1983). The urn's
+    novelty is that of networks with the wanted parameters per multiply-add on average. So the
+    paths are those of an urn, near to the wanted size and cost: nothing else of the wanted paths
+    enters, and no kind of block is preferred but as size and cost ask for it.
+
+    seed, draw: what the paths are drawn by. private: of networks that share nothing.
 
     Raises UserError where none are found, as in a space of few blocks.
     """
-    space, domains = costs.space, list(wanted)
-    aim = (parameters.count(wanted).total, macs_of_all_domains(wanted, costs))
+    domains = list(wanted)
+
+    def size_and_cost(paths: Mapping[str, Path]) -> tuple[int, int]:
+        return parameters.count(paths, private).total, macs_of_all_domains(paths, costs)
+
+    aim = size_and_cost(wanted)
 
     def distance(paths: Mapping[str, Path]) -> float:
-        found = (parameters.count(paths).total, macs_of_all_domains(paths, costs))
-        return max(abs(a / b - 1) for a, b in zip(found, aim, strict=True))
+        return max(abs(a / b - 1) for a, b in zip(size_and_cost(paths), aim, strict=True))
 
-    generator = random.Random(stable_key("random paths like", seed))
-    for _ in range(_TRIES):
-        paths = {domain: space.random_path(generator) for domain in domains}
-        nearest = distance(paths)
-        for _ in range(_STEPS):
-            if nearest <= tolerance:
-                return paths
-            changed = _changed(paths, space, generator)
-            if (now := distance(changed)) < nearest:
-                paths, nearest = changed, now
+    def density(novelty: float) -> float:
+        """Parameters per multiply-add of a few networks; the same draws for any novelty."""
+        urn = PathUrn(costs.space, novelty, random.Random(0))
+        found = [size_and_cost(urn.draw(domains)) for _ in range(_SAMPLE)]
+        return sum(size for size, _ in found) / sum(cost for _, cost in found)
+
+    as_dense = min(_NOVELTIES, key=lambda novelty: abs(density(novelty) - aim[0] / aim[1]))
+    novelty = max(_NOVELTIES) if private else as_dense
+    urn = PathUrn(costs.space, novelty, random.Random(stable_key("random paths", seed, draw)))
+    walks = (_walk(urn, domains, distance, tolerance) for _ in range(_TRIES))
+    if (found := next((paths for paths in walks if paths is not None), None)) is not None:
+        return found
     raise UserError(
         f"No random paths were found whose parameters and multiply-adds are within "
         f"{tolerance:.0%} of the wanted ones; expected a space with enough blocks. "
@@ -53,12 +115,21 @@ def random_paths_like(
     )
 
 
-def _changed(
-    paths: Mapping[str, Path], space: SearchSpace, generator: random.Random
-) -> dict[str, Path]:
-    """One domain's block at one layer, drawn anew."""
-    domain = generator.choice(list(paths))
-    layer = generator.choice(space.layers)
-    path = list(paths[domain])
-    path[layer.index] = generator.choice(layer.blocks)
-    return {**paths, domain: tuple(path)}
+def _walk(
+    urn: PathUrn,
+    domains: Sequence[str],
+    distance: Callable[[Mapping[str, Path]], float],
+    tolerance: float,
+) -> dict[str, Path] | None:
+    """The first paths of a walk that are near enough, if any."""
+    paths = urn.draw(domains)
+    away = distance(paths)
+    for step in range(_STEPS):
+        if away <= tolerance:
+            return paths
+        changed = urn.change(paths)
+        now = distance(changed)
+        temperature = tolerance * (1 - step / _STEPS)
+        if now <= away + temperature * urn.generator.expovariate(1):
+            paths, away = changed, now
+    return None

@@ -155,18 +155,23 @@ class MultiPathNetwork(nn.Module):
         return self._classify(groups)
 
     @torch.no_grad()
-    def inherit(self, other: MultiPathNetwork) -> None:
-        """Copies the weights of the nodes, and the users of them, that both networks have."""
+    def inherit(self, other: MultiPathNetwork, like: Mapping[str, str] | None = None) -> None:
+        """Copies the weights of the nodes, and the users of them, that both networks have.
+
+        Running statistics too, where both keep them. like: domain -> domain of the other's, whose
+        batch norm it is to have; a domain that it does not name has its own.
+        """
         theirs = dict(other.nodes.named_modules())
         for name, module in self.nodes.named_modules():
             if name not in theirs:
                 continue
             if isinstance(module, DomainBatchNorm):
-                module.inherit(theirs[name])
+                module.inherit(theirs[name], like or {})
             else:
-                own = dict(module.named_parameters(recurse=False))
-                for key, parameter in theirs[name].named_parameters(recurse=False):
-                    own[key].copy_(parameter)
+                given = dict(_own_tensors(theirs[name]))
+                for key, tensor in _own_tensors(module):
+                    if key in given:
+                        tensor.copy_(given[key])
         for domain, head in self.heads.items():
             if domain in other.heads:
                 head.load_state_dict(other.heads[domain].state_dict())
@@ -202,6 +207,11 @@ class MultiPathNetwork(nn.Module):
             for domain, features in pooled.parts.items():
                 logits[domain] = self.heads[domain_key(domain)](features)
         return {domain: logits[domain] for domain in groups}
+
+
+def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers of a module itself."""
+    return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
 
 
 def _gather(members: tuple[str, ...], groups: Mapping[str, _Group]) -> _Group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,14 +11,7 @@ import torch
 from torch import Tensor
 
 from mdl.networks.blocks import BATCH_NORMS, norm_parameters
-from mdl.networks.multipath import (
-    HEAD,
-    STEM,
-    Node,
-    build_node,
-    path_users,
-    supernet_users,
-)
+from mdl.networks.multipath import HEAD, STEM, Node, build_node, path_nodes
 from mdl.space.search_space import ZERO, Path, SearchSpace
 
 
@@ -35,7 +29,7 @@ class Parameters:
 
 
 class ParameterTable:
-    """Parameters of every node of a space, counted once.
+    """Parameters of every node of a space, each counted once and when it is first asked for.
 
     Looking for paths of a wanted size asks for many, and to build a network for each takes long.
 
@@ -45,15 +39,9 @@ class ParameterTable:
     def __init__(self, space: SearchSpace, num_classes: Mapping[str, int], batch_norm: str) -> None:
         self.space = space
         self.heads = {d: (space.head_width + 1) * n for d, n in num_classes.items()}
+        self._norm = partial(BATCH_NORMS[batch_norm], users=("one",), running=False)
         self._norm_per_user = batch_norm == "per_domain"
         self._nodes: dict[Node, tuple[int, int]] = {}
-        norm = partial(BATCH_NORMS[batch_norm], users=("one",), running=False)
-        with torch.device("meta"):
-            for node in supernet_users(space, ["one"]):
-                module = build_node(space, node, norm)
-                total = sum(p.numel() for p in module.parameters())
-                of_norm = sum(p.numel() for p in norm_parameters(module))
-                self._nodes[node] = (total - of_norm, of_norm)
 
     def choices(self, private: bool) -> tuple[Tensor, Tensor]:
         """What a block adds once it has a user, and what each user adds: [layers, blocks] both."""
@@ -76,7 +64,7 @@ class ParameterTable:
 
     def _split(self, node: Node, private: bool) -> tuple[int, int]:
         """Parameters that a node has once, and per user."""
-        convolutions, norm = self._nodes[node]
+        convolutions, norm = self._weigh(node)
         if private:
             return 0, convolutions + norm
         return (convolutions, norm) if self._norm_per_user else (convolutions + norm, 0)
@@ -84,8 +72,18 @@ class ParameterTable:
     def count(self, paths: Mapping[str, Path], private: bool = False) -> Parameters:
         """Parameters of the network of these paths; `private`: with nothing shared."""
         convolutions = norm = 0
-        for node, users in path_users(self.space, paths, private).items():
-            of_convolutions, of_norm = self._nodes[Node(node.layer, node.block)]
-            convolutions += of_convolutions
-            norm += of_norm * (len(users) if self._norm_per_user else 1)
+        users = Counter(node for path in paths.values() for node in path_nodes(self.space, path))
+        for node, of in users.items():
+            of_convolutions, of_norm = self._weigh(node)
+            convolutions += of_convolutions * (of if private else 1)
+            norm += of_norm * (of if private or self._norm_per_user else 1)
         return Parameters(convolutions, norm, sum(self.heads[domain] for domain in paths))
+
+    def _weigh(self, node: Node) -> tuple[int, int]:
+        """Parameters of a node without its norms, and of its norms for one user."""
+        if node not in self._nodes:
+            with torch.device("meta"):
+                module = build_node(self.space, node, self._norm)
+            of_norm = sum(p.numel() for p in norm_parameters(module))
+            self._nodes[node] = sum(p.numel() for p in module.parameters()) - of_norm, of_norm
+        return self._nodes[node]

@@ -152,8 +152,10 @@ def _origin_section(
     remarks = [
         f"{search.label} has found other paths since {label} was made of it."
         for label, search in searches.items()
-        if not any(
-            run.label == label and run.architecture.paths == search.architecture.paths
+        if any(
+            run.label == label
+            and run.trains_searched_paths
+            and run.architecture.paths != search.architecture.paths
             for run in runs
         )
     ]

@@ -23,6 +23,8 @@ def _facts(run: Run) -> dict[str, str]:
     recipe, source = run.recipe, run.architecture.source
     scored = {str(scores.get("checkpoint_step", "-")) for scores in run.scores.values()}
     found_by = f"{source.get('run', '-')}, step {source.get('step', '-')}"
+    if "paths" in source:  # not by a search
+        found_by = ", ".join(f"{key}: {of}" for key, of in source.items() if of is not None)
     return {
         "recipe": recipe.name,
         "phase": recipe.phase,
@@ -74,7 +76,7 @@ def commands(runs: Sequence[Run], searches: Mapping[str, Run]) -> list[str]:
         if label in searches:
             found = again[searches[label].label] / run.folder.architecture_file.name
             words.append(f"architecture_file={found}")
-        elif run.is_retraining:
+        elif run.trains_searched_paths:
             words.append(f"architecture_file={run.folder.architecture_file}")
         lines.append(shlex.join(words))
     reported = [str(again[run.label]) for run in runs]

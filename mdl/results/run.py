@@ -63,6 +63,11 @@ class Run:
         return self.recipe.phase == "retrain"
 
     @property
+    def trains_searched_paths(self) -> bool:
+        """Whether it is a retraining of what a search found, not of what that is compared with."""
+        return self.is_retraining and self.recipe.retrain.paths == "searched"
+
+    @property
     def is_finished(self) -> bool:
         """Whether it is a retraining that made all of its steps."""
         done = self.folder.scores().get("step", 0)
@@ -112,9 +117,9 @@ class Run:
 
     @property
     def search_folder(self) -> RunFolder | None:
-        """The run that this retraining's architecture lies with, where it is there."""
-        file = self.recipe.architecture_file
-        if not self.is_retraining or file is None:
+        """The search whose paths this retraining trains, or is like; where it is there."""
+        file, paths = self.recipe.architecture_file, self.recipe.retrain.paths
+        if not self.is_retraining or file is None or paths in ("common", "backbone"):
             return None
         folder = RunFolder(Path(file).parent)
         there = folder.recipe_file.is_file() and folder.architecture_file.is_file()

@@ -33,12 +33,20 @@ class Architecture:
 
     def check_fits(self, space: SearchSpace, domains: Sequence[str]) -> None:
         """Raises UserError with the first difference from the given space and domains."""
+        self.check_space(space)
+        self.check_domains(domains)
+
+    def check_space(self, space: SearchSpace) -> None:
+        """Raises UserError with the first difference from the given space."""
         if (difference := _first_difference(self.space.table(), space.table())) is not None:
             where, own, other = difference
             raise UserError(
                 f"The architecture belongs to another space: its space.{where} is {own}, the "
                 f"recipe's is {other}. Use the space that it was searched in, or search again."
             )
+
+    def check_domains(self, domains: Sequence[str]) -> None:
+        """Raises UserError with the first domain that only one side has."""
         for domain in domains:
             if domain not in self.paths:
                 raise UserError(
@@ -51,6 +59,18 @@ class Architecture:
                     f"The architecture has a path for domain '{domain}', which the data lack; "
                     f"the data have {', '.join(domains)}. Check data.root and data.domains."
                 )
+
+    def common_path(self) -> Path:
+        """The one path of all domains. Raises UserError where they have different ones."""
+        first, *others = self.paths
+        for other in others:
+            if self.paths[other] != self.paths[first]:
+                raise UserError(
+                    f"The architecture leads '{first}' and '{other}' along different paths; "
+                    "expected one common path of all domains, as search.controllers=common or "
+                    "retrain.paths=common makes it."
+                )
+        return self.paths[first]
 
     def write(self, file: FilePath) -> None:
         """Writes a file that a person can read: one line per layer."""

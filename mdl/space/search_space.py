@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -159,6 +160,22 @@ class SearchSpace:
         }
         values["stages"] = tuple(Stage(**row) for row in table["stages"])
         return cls(**values)
+
+    def widened(self, factor: float) -> SearchSpace:
+        """This space with all widths multiplied by one factor; it has the same paths.
+
+        Widths become whole numbers, at least 1: a factor below 1 may make two of them equal.
+        """
+
+        def widen(width: int) -> int:
+            return max(math.floor(width * factor + 0.5), 1)
+
+        return replace(
+            self,
+            stem_width=widen(self.stem_width),
+            stages=tuple(replace(stage, width=widen(stage.width)) for stage in self.stages),
+            head_width=widen(self.head_width),
+        )
 
     def random_path(self, generator: random.Random) -> Path:
         """A path drawn uniformly: each layer's choices are equally likely."""

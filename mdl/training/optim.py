@@ -18,12 +18,12 @@ BETA1, BETA2 = 0.9, 0.999
 def weight_optimizer(
     network: nn.Module, learning_rate: float, weight_decay: float, norm_momentum: bool = True
 ) -> Optimizer:
-    """AdamW; weight decay on convolutions and heads, not on norms and biases.
+    """AdamW of what is not frozen; weight decay on convolutions and heads, not norms and biases.
 
     norm_momentum: whether the norms' steps have momentum. In a super-network they must not: it
     would go on moving the rows of domains that a step does not lead through the node.
     """
-    norms = norm_parameters(network)
+    norms = [parameter for parameter in norm_parameters(network) if parameter.requires_grad]
     known = {id(parameter) for parameter in norms}
     others = [p for p in network.parameters() if p.requires_grad and id(p) not in known]
     beta1 = BETA1 if norm_momentum else 0.0

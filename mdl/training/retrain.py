@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,9 +19,11 @@ from mdl.training.base import MultiDomainModule
 class RetrainModule(MultiDomainModule):
     """Trains the network on fixed paths and evaluates the average of its weights.
 
-    Every parameter is used in every step, so plain DDP serves.
+    Every parameter that is trained is used in every step, so plain DDP serves.
 
     network: the derived network. paths: its architecture.
+    frozen: whether the nodes stay as they are, running statistics included, and only the heads
+    are trained. A step then computes no gradient but the heads'.
     ema_decay: of the weights' exponential moving average, which is what is evaluated. It rises
     to this value from 0.1 as (1 + step) / (10 + step), so that short runs are not held back.
     """
@@ -31,11 +33,14 @@ class RetrainModule(MultiDomainModule):
         network: MultiPathNetwork,
         paths: Mapping[str, Path],
         *,
+        frozen: bool = False,
         ema_decay: float,
         **base: Any,
     ) -> None:
         super().__init__(network, **base)
         self.paths = dict(paths)
+        self.frozen = frozen
+        network.nodes.requires_grad_(not frozen).train(not frozen)
         self.ema_decay = ema_decay
         self.average = AveragedModel(network, multi_avg_fn=self._lerp, use_buffers=True)
         self.average.requires_grad_(False)
@@ -46,6 +51,17 @@ class RetrainModule(MultiDomainModule):
     @property
     def phase(self) -> str:
         return "retraining"
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.frozen:
+            self.network.nodes.eval()
+        return self
+
+    def inherit(self, backbone: MultiPathNetwork, like: Mapping[str, str]) -> None:
+        """Begins with the weights of another network (`MultiPathNetwork.inherit`)."""
+        self.network.inherit(backbone, like)
+        self.average.module.load_state_dict(self.network.state_dict())
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         self.weight_step(batch, self.paths)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mdl.networks.blocks import Company, DepthwiseConv, DomainBatchNorm
+from mdl.networks.blocks import Company, DepthwiseConv, DomainBatchNorm, domain_key
 from mdl.networks.multipath import (
     MultiPathNetwork,
     Node,
@@ -60,6 +60,29 @@ def test_a_subnetwork_equals_the_supernetwork_on_its_paths_bitwise(
     batch = images()
     for a, b in zip(whole(batch, paths).values(), part(batch, paths).values(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("batch_norm", BATCH_NORMS)
+def test_domains_that_inherit_a_backbone_compute_its_features(
+    space: SearchSpace, batch_norm: str
+) -> None:
+    """In evaluation, so by its running statistics; and heads only of the domain that it has."""
+    paths = common_paths(space)
+    one = {"birds": paths["birds"]}
+    backbone = MultiPathNetwork(space, path_users(space, one), {"birds": 3}, batch_norm=batch_norm)
+    for parameter in backbone.parameters():
+        torch.nn.init.normal_(parameter, 0.5, 0.2)
+    for _ in range(3):
+        backbone({"birds": torch.randn(8, 3, 8, 8) + 1}, one)
+    network = derived(space, paths, batch_norm=batch_norm).eval()
+    before = network.heads["@cars"].weight.clone()
+    network.inherit(backbone.eval(), {"cars": "birds", "train": "birds"})
+    assert torch.equal(network.heads["@cars"].weight, before)
+    x = torch.randn(4, 3, 8, 8)
+    expected = backbone({"birds": x}, one)["birds"]
+    for domain in CLASSES:
+        network.heads[domain_key(domain)] = backbone.heads["@birds"]
+        assert torch.equal(network({domain: x}, paths)[domain], expected)
 
 
 def test_private_copies_with_equal_weights_compute_what_shared_nodes_compute(

@@ -84,3 +84,11 @@ def test_similarity_is_symmetric_one_on_the_diagonal_and_blind_to_zero() -> None
     assert scores[0][1] == scores[1][0] == pytest.approx(1 / 3)
     assert [scores[i][i] for i in range(3)] == [1, 1, 1]  # two empty sets count as equal
     assert scores[0][2] == 0
+
+
+def test_a_common_path_is_that_of_all_domains_or_refused(space: SearchSpace) -> None:
+    generator = random.Random(0)
+    one, other = space.random_path(generator), space.random_path(generator)
+    assert Architecture(space, {"birds": one, "cars": one}).common_path() == one
+    with pytest.raises(UserError, match="leads 'birds' and 'types' along different paths"):
+        Architecture(space, {"birds": one, "cars": one, "types": other}).common_path()

@@ -92,3 +92,14 @@ def test_a_path_that_skips_where_the_shape_changes_is_refused(space: SearchSpace
 def test_a_path_of_another_length_is_refused(space: SearchSpace) -> None:
     with pytest.raises(UserError, match="has 1 layers; the space has 4"):
         space.check_path((Block(3, 2, False),), "birds")
+
+
+@given(spaces(), st.floats(1, 5))
+def test_a_widened_space_has_the_same_paths(space: SearchSpace, factor: float) -> None:
+    widened = space.widened(factor)
+    assert [layer.blocks for layer in widened.layers] == [layer.blocks for layer in space.layers]
+    for before, after in zip(space.layers, widened.layers, strict=True):
+        assert abs(after.width - factor * before.width) <= 0.5
+        assert after.stride == before.stride
+    assert abs(widened.head_width - factor * space.head_width) <= 0.5
+    assert space.widened(1.0) == space

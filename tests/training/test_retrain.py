@@ -14,7 +14,7 @@ from mdl.training.accuracy import DomainAccuracy
 from mdl.training.optim import warmup_cosine, weight_optimizer
 from mdl.training.retrain import RetrainModule
 from tests.networks.counted import count_parameters
-from tests.training.test_search import CLASSES, Endless, batch, trainer
+from tests.training.test_search import CLASSES, Endless, batch, changed, state, trainer
 
 SETTINGS = {
     "total_steps": 10,
@@ -53,6 +53,42 @@ def test_one_batch_is_one_step(space: SearchSpace, tmp_path: Path) -> None:
     fit.fit(retrain, Batches())
     assert fit.global_step == 4
     assert retrain.average.n_averaged == 4
+
+
+@pytest.mark.parametrize("batch_norm", ["per_domain", "shared"])
+def test_a_frozen_backbone_does_not_move_and_its_heads_do(
+    space: SearchSpace, tmp_path: Path, batch_norm: str
+) -> None:
+    path = space.random_path(random.Random(0))
+    paths = dict.fromkeys(CLASSES, path)
+    network = MultiPathNetwork(space, path_users(space, paths), CLASSES, batch_norm=batch_norm)
+    frozen = RetrainModule(network, paths, frozen=True, **SETTINGS)  # type: ignore[arg-type]
+    before = state(network)
+    trainer(tmp_path, 4).fit(frozen.train(), Batches())
+    for part in (network, frozen.average.module):
+        assert changed(part, before) == {name for name in before if name.startswith("heads")}
+
+
+def test_a_frozen_backbone_costs_no_gradient_and_no_optimizer_state(space: SearchSpace) -> None:
+    frozen = module(space, frozen=True)
+    seen: list[bool] = []
+    for node in frozen.network.nodes.values():
+        node.register_forward_hook(lambda _, __, features: seen.append(features.requires_grad))
+    logits = frozen.network({d: x for d, (x, _) in batch().items()}, frozen.paths)
+    assert seen and not any(seen)
+    assert all(out.requires_grad for out in logits.values())
+    optimizer = frozen.configure_optimizers()["optimizer"]
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in frozen.network.heads.parameters()}
+
+
+def test_what_a_retraining_inherits_is_what_it_evaluates(space: SearchSpace) -> None:
+    one, other = module(space), module(space)
+    for parameter in one.network.parameters():
+        torch.nn.init.normal_(parameter)
+    other.inherit(one.network, {})
+    for network in (other.network, other.average.module):
+        assert not changed(network, state(one.network))
 
 
 def test_the_objective_is_the_weighted_sum_of_the_domains_losses(space: SearchSpace) -> None:
