@@ -2,8 +2,9 @@
 
     python -m mdl.compare COMPARISON.yaml [key=value ...] [--dry-run]
 
-A plain key (name, seeds, workers, ...) replaces the file's, a key with a dot is a setting of every
-run: python -m mdl.compare recipes/compare.yaml name=mine data.root=data/mine seeds=[0]
+A plain key (name, seeds, workers, ...) replaces the file's; a key with a dot is a setting of every
+run, over all but those of its own row:
+    python -m mdl.compare recipes/compare.yaml name=mine data.root=data/mine seeds=[0]
 --dry-run shows the runs and what is done. The same command goes on after any interruption.
 """
 
@@ -30,7 +31,8 @@ def main(arguments: Sequence[str]) -> None:
     if not words or "-h" in words or "--help" in words:
         print(__doc__)
         return
-    runner = Runner(read_comparison(words), tell)
+    command = shlex.join(["python", "-m", "mdl.compare", *words])
+    runner = Runner(read_comparison(words), tell, command)
     if "--dry-run" in arguments:
         plan_table(runner).print()
         print(runner.state())
@@ -39,8 +41,7 @@ def main(arguments: Sequence[str]) -> None:
         try:
             runner.run()
         except KeyboardInterrupt:
-            again = shlex.join(["python", "-m", "mdl.compare", *words])
-            print(f"{runner.state()}\nGo on with: {again}")
+            print(f"{runner.state()}\nGo on with: {command}")
             raise
     print(f"Next: python -m mdl.report {shlex.quote(str(runner.folder.path))}")
     report_failures(runner)

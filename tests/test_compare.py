@@ -196,7 +196,7 @@ def test_a_row_without_an_architecture_is_refused(file: Path) -> None:
 
 def test_settings_that_have_changed_since_a_run_began_are_shown(file: Path) -> None:
     """Also of a finished run, which would not be started again."""
-    runner = Runner(read_comparison([str(file)]), print)
+    runner = Runner(read_comparison([str(file)]), print, "")
     claim(load_recipe(runner.plan.jobs["common-seed0"].words))
     with pytest.raises(UserError, match=r"changed since .*common-seed0 began \(data.batch_size: 4"):
         compare.main([str(file), "data.batch_size=6"])

@@ -58,7 +58,8 @@ class Row:
 class Comparison:
     """What a comparison file says.
 
-    settings: words for every run; search_settings, retrain_settings: for those of a phase.
+    settings: words for every run; search_settings, retrain_settings: for those of a phase;
+    overrides: for every run again, over those of its phase. A row's own come last.
     baseline: the row that changes are taken against; reference: the row whose parameters are
     1.0x; main: the row that the paired differences are of.
     bars: rows per figure of bars.
@@ -77,6 +78,7 @@ class Comparison:
     settings: tuple[str, ...] = ()
     search_settings: tuple[str, ...] = ()
     retrain_settings: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
     baseline: str | None = None
     reference: str | None = None
     main: str | None = None
@@ -132,6 +134,9 @@ class Comparison:
                     f"'{name}' names a run or row; expected letters, digits and '_' only: "
                     "settings name its folder."
                 )
+        labels = [row.label for row in self.rows.values()]
+        if same := next((label for label in labels if labels.count(label) > 1), None):
+            raise UserError(f"Two rows have the label '{same}'; expected one for each.")
         if twice := next((name for name in self.runs if name in self.rows), None):
             raise UserError(
                 f"'{twice}' names a run and a row; settings could not tell their folders apart. "

@@ -14,6 +14,7 @@ from mdl.errors import UserError, nearest
 
 _WORD_LISTS = ("settings", "search_settings", "retrain_settings")
 _NUMBERS = ("tuning_seed", "workers", "threads")
+_NOT_PLAIN = ("bars", "overrides")  # fields that are no keys of the file
 _NAMES = ("name", "runs_dir", "search", "retrain", "baseline", "reference", "main")
 
 
@@ -21,7 +22,7 @@ def read_comparison(arguments: Sequence[str]) -> Comparison:
     """Reads the file and what is said beside it.
 
     `key=value` of a plain key (seeds, workers, name, ...) replaces the file's; a key with a dot
-    (data.root=...) is a setting of every run.
+    (data.root=...) is a setting of every run, over all but those of its own row.
     Raises UserError for a missing file, a misspelt key, a wrong type or an unknown row or run.
     """
     files = [word for word in arguments if "=" not in word]
@@ -30,11 +31,13 @@ def read_comparison(arguments: Sequence[str]) -> Comparison:
             f"{len(files)} comparison files given; expected one, e.g. recipes/compare.yaml"
         )
     content = _read(Path(files[0]))
-    _check_keys(content, [*_keys(Comparison, "bars"), "figures"], files[0])
-    for word in arguments:
-        if "=" in word:
-            _override(content, word)
-    return _comparison(content)
+    _check_keys(content, [*_keys(Comparison, *_NOT_PLAIN), "figures"], files[0])
+    words = [word for word in arguments if "=" in word]
+    overrides = tuple(word for word in words if "." in word.partition("=")[0])
+    for word in words:
+        if word not in overrides:
+            _replace(content, word)
+    return _comparison(content, overrides)
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -48,12 +51,9 @@ def _read(file: Path) -> dict[str, Any]:
     return _mapping(content, str(file))
 
 
-def _override(content: dict[str, Any], word: str) -> None:
+def _replace(content: dict[str, Any], word: str) -> None:
     key, _, value = word.partition("=")
-    if "." in key:
-        content["settings"] = [*_words(content.get("settings"), "settings"), word]
-        return
-    known = _keys(Comparison, "bars", "rows", "runs")
+    known = _keys(Comparison, *_NOT_PLAIN, "rows", "runs")
     if key not in known:
         raise UserError(
             f"Unknown key '{key}' of a comparison; {nearest(key, known)}. A setting of every run "
@@ -65,7 +65,7 @@ def _override(content: dict[str, Any], word: str) -> None:
         raise UserError(f"The override '{word}' cannot be read: {error}") from error
 
 
-def _comparison(content: dict[str, Any]) -> Comparison:
+def _comparison(content: dict[str, Any], overrides: tuple[str, ...]) -> Comparison:
     given: dict[str, Any] = {}
     for key in _WORD_LISTS:
         given[key] = _words(content.get(key), key)
@@ -89,6 +89,7 @@ def _comparison(content: dict[str, Any]) -> Comparison:
         runs={name: _run(of, f"runs.{name}") for name, of in runs.items()},
         rows={name: _row(name, of) for name, of in rows.items()},
         bars=tuple(_words(of, "figures.bars") for of in bars),
+        overrides=overrides,
         **given,
     )
 

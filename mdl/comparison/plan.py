@@ -138,6 +138,7 @@ class Plan:
             f"trainer.threads={of.threads}",
             *of.settings,
             *(of.search_settings if phase == "search" else of.retrain_settings),
+            *of.overrides,
             *own,
             f"name={name}",
             f"runs_dir={self.runs_dir}",

@@ -27,12 +27,12 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 class Runner:
     """A comparison at work.
 
-    tell: takes each line that is to be shown.
+    tell: takes each line that is to be shown. command: what to type to go on; kept in the record.
     Raises UserError where a setting is refused, or where a run has begun with other settings.
     """
 
-    def __init__(self, comparison: Comparison, tell: Callable[[str], None]) -> None:
-        self.comparison, self.tell = comparison, tell
+    def __init__(self, comparison: Comparison, tell: Callable[[str], None], command: str) -> None:
+        self.comparison, self.tell, self.command = comparison, tell, command
         self.folder = ComparisonFolder(comparison.folder)
         # of each job, over all of its starts
         self.seconds: dict[str, float] = self.folder.record().get("seconds", {})
@@ -121,6 +121,8 @@ class Runner:
 
     def _start(self, lock: IO[str]) -> None:
         """Starts what can be started, as far as there are workers."""
+        if len(self._running) == self.comparison.workers:
+            return  # without a look at every folder
         for job in self.unfinished:
             if len(self._running) == self.comparison.workers:
                 return
@@ -179,7 +181,8 @@ class Runner:
             found.append(Measured(job.entry, job.phase, seconds, made))
         return found
 
-    def _recipe(self, job: Job) -> Recipe:
+    def recipe(self, job: Job) -> Recipe:
+        """What a job's words say. Raises UserError where they are refused, with the row's name."""
         if job.words not in self._recipes:
             try:
                 self._recipes[job.words] = load_recipe(job.words)
@@ -188,11 +191,11 @@ class Runner:
         return self._recipes[job.words]
 
     def _steps(self, job: Job) -> int:
-        return self._recipe(job).trainer.max_steps
+        return self.recipe(job).trainer.max_steps
 
     def _check(self, job: Job) -> None:
         """Raises UserError where a job trains nothing, or has begun with other settings."""
-        recipe, folder = self._recipe(job), self.folder.run(job.name)
+        recipe, folder = self.recipe(job), self.folder.run(job.name)
         named = any(word.startswith("architecture_file=") for word in job.words)
         if job.phase == "retrain" and recipe.retrain.paths != "common" and not named:
             raise UserError(
@@ -235,7 +238,7 @@ class Runner:
                 asdict(one) | {"val": mean} for one, mean in zip(row.tries, means, strict=True)
             ]
             winner = self.plan.winners.get(name) if of.tuned(name) else 0
-            rows[name] = {"label": row.label, "group": row.group, "winner": winner, "tries": tries}
+            rows[name] = asdict(row) | {"winner": winner, "tries": tries}
         jobs = {
             job.name: {
                 "entry": job.entry,
@@ -252,6 +255,7 @@ class Runner:
         return {
             "format": FORMAT,
             "name": of.name,
+            "command": self.command,
             "seeds": list(of.seeds),
             "tuning_seed": of.tuning_seed,
             "baseline": of.baseline,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 
@@ -38,14 +38,7 @@ class ParameterTable:
         self.space = space
         self.heads = {d: (space.head_width + 1) * n for d, n in num_classes.items()}
         self._norm_per_user = batch_norm == "per_domain"
-        self._nodes: dict[Node, tuple[int, int]] = {}
-        norm = partial(BATCH_NORMS[batch_norm], users=("one",), running=False)
-        with torch.device("meta"):
-            for node in supernet_users(space, ["one"]):
-                module = build_node(space, node, norm)
-                total = sum(p.numel() for p in module.parameters())
-                of_norm = sum(p.numel() for p in norm_parameters(module))
-                self._nodes[node] = (total - of_norm, of_norm)
+        self._nodes = _node_parameters(space, batch_norm)
 
     def count(self, paths: Mapping[str, Path], private: bool = False) -> Parameters:
         """Parameters of the network of these paths; `private`: with nothing shared."""
@@ -55,3 +48,17 @@ class ParameterTable:
             convolutions += of_convolutions
             norm += of_norm * (len(users) if self._norm_per_user else 1)
         return Parameters(convolutions, norm, sum(self.heads[domain] for domain in paths))
+
+
+@cache  # built once however many architectures of a space are compared
+def _node_parameters(space: SearchSpace, batch_norm: str) -> dict[Node, tuple[int, int]]:
+    """Node -> parameters of its convolutions, and of its norms for one user."""
+    nodes: dict[Node, tuple[int, int]] = {}
+    norm = partial(BATCH_NORMS[batch_norm], users=("one",), running=False)
+    with torch.device("meta"):
+        for node in supernet_users(space, ["one"]):
+            module = build_node(space, node, norm)
+            total = sum(p.numel() for p in module.parameters())
+            of_norm = sum(p.numel() for p in norm_parameters(module))
+            nodes[node] = (total - of_norm, of_norm)
+    return nodes

@@ -32,7 +32,7 @@ def test_the_table_of_the_project_can_be_read() -> None:
 def test_a_plain_key_is_the_comparison_s_and_a_dotted_one_every_run_s(tmp_path: Path) -> None:
     comparison = read(SMALL, tmp_path, "name=other", "seeds=[7]", "data.root=there")
     assert (comparison.name, comparison.seeds) == ("other", (7,))
-    assert comparison.settings == ("data.root=there",)
+    assert comparison.overrides == ("data.root=there",)
 
 
 def test_the_first_seed_is_tuned_on_where_no_other_is_said(tmp_path: Path) -> None:
@@ -63,6 +63,7 @@ def test_the_first_seed_is_tuned_on_where_no_other_is_said(tmp_path: Path) -> No
         ({"rows": {"one": {"search": "a_serch"}}}, "neither a run nor a row.*'a_search'"),
         ({"rows": {"one": {"settings": ["x={a_serch}/y"]}}}, "did you mean 'a_search'"),
         ({"rows": {"one": {"like": "two"}}}, "rows.one.like names 'two'"),
+        ({"rows": {"one": {}, "two": {"label": "one"}}}, "Two rows have the label 'one'"),
         ({"rows": {"one": {"draws": 0}}}, "Row 'one' has no runs"),
         ({"rows": {"one": {"tries": []}}}, "Row 'one' has no runs"),
     ],

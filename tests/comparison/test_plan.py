@@ -52,11 +52,12 @@ def test_rows_share_the_runs_that_they_need() -> None:
 def test_a_row_s_own_settings_come_last() -> None:
     of = comparison(
         {"one": Row("one", "a_search", settings=("k.x=row",))},
-        settings=("k.x=all", "k.y=all", "k.z=all"),
-        retrain_settings=("k.x=phase", "k.y=phase"),
+        settings=("k.w=all", "k.x=all", "k.y=all", "k.z=all"),
+        retrain_settings=("k.w=phase", "k.x=phase", "k.y=phase"),
+        overrides=("k.w=typed", "k.x=typed"),
     )
     job = Plan(of, {}).jobs["one-seed0"]
-    assert [value(job, f"k.{key}") for key in "xyz"] == ["row", "phase", "all"]
+    assert [value(job, f"k.{key}") for key in "wxyz"] == ["typed", "row", "phase", "all"]
     search = Plan(of, {}).jobs["a_search-seed0"]
     assert value(search, "k.y") == "all" and value(search, "search.sharing") == "0.1"
 
