@@ -75,7 +75,7 @@ def _lead(compared: Compared) -> str:
     lead += f"{main.macs / baseline.macs:.2f}x the multiply-adds of {baseline.label}"
     difference = compared.difference(baseline)
     if difference is not None:
-        lead += f"; the difference in mean {compared.split} top-1 is {interval(difference)} points"
+        lead += f"; difference in mean {compared.split} top-1, points: {interval(difference)}"
     return f"{lead}."
 
 
