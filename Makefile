@@ -1,11 +1,14 @@
 # make demo: search, retraining and report on the generated domains
+# make compare: the table of methods of COMPARISON; SETTINGS="name=... data.root=..."
 # make test: the tests, in the same virtual environment
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+COMPARISON ?= recipes/compare.yaml
+SETTINGS ?=
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint search retrain report clean help
+.PHONY: demo test lint search retrain report compare clean help
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -25,6 +28,9 @@ retrain: $(READY) ## retrain the network found
 
 report: $(READY) ## write the report of the retrained network
 	$(BIN)/python -m mdl.report runs/mpnas_retrain
+
+compare: $(READY) ## run the table of methods of COMPARISON
+	$(BIN)/python -m mdl.compare $(COMPARISON) $(SETTINGS)
 
 test: $(READY) lint ## set up, lint, and pass the tests
 	$(BIN)/python -m pytest -n 2

@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     quiet()
     folder = RunFolder.of(recipe)
-    if (done := finished_steps(recipe, folder)) >= recipe.trainer.max_steps:
+    if (done := folder.finished_steps(recipe.phase)) >= recipe.trainer.max_steps:
         print(f"{folder.path} is finished: {done} steps. Nothing to do.")
         print_product(recipe, folder, words)
         return
@@ -147,15 +147,6 @@ def _write_product(recipe: Recipe, fitted: Fitted) -> None:
         splits, best = scored_splits(data.domains, data.train_splits), choose_checkpoint(folder)
         step = fitted.trainer.global_step
         write_scores(recipe, folder, module, data, fitted.trainer, splits, best, step)
-
-
-def finished_steps(recipe: Recipe, folder: RunFolder) -> int:
-    """After how many steps the phase's product was made; 0 where it is not there."""
-    if recipe.phase == "retrain":
-        return int(folder.scores().get("step", 0))
-    if not folder.architecture_file.is_file():
-        return 0
-    return int(Architecture.read(folder.architecture_file).source.get("step", 0))
 
 
 def print_product(recipe: Recipe, folder: RunFolder, words: Sequence[str]) -> None:

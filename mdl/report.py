@@ -1,10 +1,12 @@
 """What runs cost, gained and found: a page, its pictures, and a table.
 
     python -m mdl.report RUN [RUN ...] [--pair DOMAIN DOMAIN]
+    python -m mdl.report COMPARISON [--pair DOMAIN DOMAIN]
 
-RUN is the run folder of a search or a retraining, e.g. runs/mpnas_retrain. Writes report.html
-(one file, opens anywhere), report.md and figures/ into the first one; a retraining's search is
-shown too. Training is not touched.
+RUN is the run folder of a search or a retraining, e.g. runs/mpnas_retrain; a retraining's search is
+shown too. COMPARISON is the folder of a comparison, e.g. runs/miniature, finished or not. Writes
+report.html (one file, opens anywhere), report.md and figures/ into the first one. Training is not
+touched.
 """
 
 from __future__ import annotations
@@ -14,9 +16,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mdl.comparison.comparison_folder import RECORD, ComparisonFolder
 from mdl.console import phase_bar, run_command
 from mdl.errors import UserError, nearest
 from mdl.results.chance import chance_remarks
+from mdl.results.compared import Compared
+from mdl.results.comparison_page import build_comparison_page, comparison_tables, first_run
 from mdl.results.network_tables import bundle_table, network_table
 from mdl.results.page import Page, build_page
 from mdl.results.run import Run, read_runs, read_searches
@@ -25,20 +30,42 @@ from mdl.run_folder import RunFolder, write_beside
 
 def main(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
-    runs = read_runs(options.runs)
-    pair = _check_pair(options.pair, runs[0])
-    page = build_page(runs, read_searches(runs), pair)
-    files = write_page(page, runs[0].folder)
-    network_table(runs).print()
-    bundle_table(runs[0]).print()
-    for remark in chance_remarks(runs):
-        print(remark)
+    comparisons = [path for path in options.runs if (path / RECORD).is_file()]
+    if comparisons and len(options.runs) > 1:
+        raise UserError(f"{comparisons[0]} is a comparison, which is reported by itself.")
+    if comparisons:
+        files = report_comparison(ComparisonFolder(comparisons[0]), options.pair)
+    else:
+        files = report_runs(read_runs(options.runs), options.pair)
     for file in files:
         print(file)
     print(f"Next: open {files[0]} in a browser")
 
 
-def write_page(page: Page, folder: RunFolder) -> list[Path]:
+def report_runs(runs: Sequence[Run], pair: Sequence[str] | None) -> list[Path]:
+    """Writes and prints what is to be said of some runs; gives what was written."""
+    page = build_page(runs, read_searches(runs), _check_pair(pair, runs[0]))
+    files = write_page(page, runs[0].folder)
+    network_table(runs).print()
+    bundle_table(runs[0]).print()
+    for remark in chance_remarks(runs):
+        print(remark)
+    return files
+
+
+def report_comparison(folder: ComparisonFolder, pair: Sequence[str] | None) -> list[Path]:
+    """Writes and prints what is to be said of a comparison, as far as it is."""
+    compared = Compared.read(folder)
+    page = build_comparison_page(compared, _check_pair(pair, first_run(compared)))
+    files = write_page(page, folder)
+    for table in comparison_tables(compared):
+        table.print()
+    for remark in compared.missing:
+        print(remark)
+    return files
+
+
+def write_page(page: Page, folder: RunFolder | ComparisonFolder) -> list[Path]:
     """Writes the pictures, then the pages that show them; gives the pages and the folder."""
     with phase_bar("pictures", len(page.pictures)) as advance:
         for picture in page.pictures:

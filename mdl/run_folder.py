@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from mdl.errors import UserError
 from mdl.recipe import Recipe
 from mdl.recipe_files import dump_recipe
+from mdl.space.architecture import Architecture
 
 RECIPE = "recipe.yaml"
 # may differ between two starts of one run: where and how fast, not what
@@ -34,6 +35,8 @@ _FREE = {
     "trainer.strategy",
     "trainer.threads",
 }
+
+_LAST_RECORDS = 2**17  # bytes, of the end of the metrics file, that hold whole records
 
 
 @dataclass(frozen=True)
@@ -136,14 +139,39 @@ class RunFolder:
         return recipe
 
     def _check_same(self, recipe: Recipe) -> None:
-        before, now = _flat(self.recipe()), _flat(recipe)
-        changed = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
-        if changed:
-            shown = "; ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in changed)
+        if changes := self.changes(recipe):
             raise UserError(
-                f"{self.path} belongs to a run of another recipe ({shown}). "
+                f"{self.path} belongs to a run of another recipe ({changes}). "
                 f"Start a new run with name={recipe.name}_2, or give the recipe back its values."
             )
+
+    def changes(self, recipe: Recipe) -> str:
+        """How a recipe differs from the run's in what may not change, in words; '' if nowhere."""
+        before, now = _flat(self.recipe()), _flat(recipe)
+        changed = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
+        return "; ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in changed)
+
+    def finished_steps(self, phase: str) -> int:
+        """After how many steps the phase's product was made; 0 where it is not there."""
+        if phase == "retrain":
+            return int(self.scores().get("step", 0))
+        if not self.architecture_file.is_file():
+            return 0
+        return int(Architecture.read(self.architecture_file).source.get("step", 0))
+
+    def recorded_step(self) -> int:
+        """The step of the last record in the metrics file; 0 where there is none."""
+        if not self.metrics_file.is_file():
+            return 0
+        with self.metrics_file.open("rb") as file:
+            file.seek(max(0, self.metrics_file.stat().st_size - _LAST_RECORDS))
+            lines = file.read().splitlines()
+        for line in reversed(lines):
+            try:
+                return int(json.loads(line)["step"])
+            except (ValueError, KeyError, TypeError):
+                continue  # half-written, or cut at its beginning
+        return 0
 
     def scores(self) -> dict[str, Any]:
         """What `scores.json` holds; empty where it was not yet written."""

@@ -8,7 +8,8 @@ from mdl.recipe_files import dump_recipe, load_recipe
 
 SEARCH, RETRAIN = "recipes/mpnas_search.yaml", "recipes/mpnas_retrain.yaml"
 WHOLE = (SEARCH, RETRAIN)  # the others lie over one of these
-OVERLAYS = sorted(str(file) for file in Path("recipes").glob("*.yaml") if str(file) not in WHOLE)
+COMPARISONS = sorted(map(str, Path("recipes").glob("compare*.yaml")))
+OVERLAYS = sorted({str(file) for file in Path("recipes").glob("*.yaml")} - {*WHOLE, *COMPARISONS})
 
 
 @pytest.mark.parametrize("whole", WHOLE)
@@ -19,7 +20,7 @@ def test_every_recipe_loads_and_its_parts_can_be_made(whole: str, overlay: str |
     assert build_callbacks(recipe)
 
 
-@pytest.mark.parametrize("file", [*WHOLE, *OVERLAYS])
+@pytest.mark.parametrize("file", [*WHOLE, *OVERLAYS, *COMPARISONS])
 def test_every_recipe_opens_with_what_it_is_for_and_its_command(file: str) -> None:
     head = Path(file).read_text().split("\n\n")[0]
     assert head.startswith("# ")

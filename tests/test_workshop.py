@@ -49,7 +49,9 @@ def modules_after(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["mdl.fit", "mdl.evaluate", "mdl.report", "mdl.pack"])
+@pytest.mark.parametrize(
+    "module", ["mdl.fit", "mdl.evaluate", "mdl.compare", "mdl.report", "mdl.pack"]
+)
 def test_no_command_imports_the_roof(module: str) -> None:
     assert "callbacks" not in modules_after(f"import {module}")
 

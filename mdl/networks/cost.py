@@ -7,7 +7,7 @@ the published tables' FLOPs are taken to mean the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,7 @@ class CostTable:
         return self.fixed() + (self.choices().sum(-1) / offered).sum(-1)
 
 
+@cache  # measured once however many architectures of a space are compared
 def _node_macs(space: SearchSpace, image_size: int) -> dict[Node, int]:
     norm = partial(BATCH_NORMS["shared"], users=("one",), running=False)
     macs: dict[Node, int] = {}

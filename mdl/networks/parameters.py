@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class ParameterTable:
         self.heads = {d: (space.head_width + 1) * n for d, n in num_classes.items()}
         self._norm = partial(BATCH_NORMS[batch_norm], users=("one",), running=False)
         self._norm_per_user = batch_norm == "per_domain"
-        self._nodes: dict[Node, tuple[int, int]] = {}
+        self._nodes = _known_nodes(space, batch_norm)
 
     def choices(self, private: bool) -> tuple[Tensor, Tensor]:
         """What a block adds once it has a user, and what each user adds: [layers, blocks] both."""
@@ -87,3 +87,9 @@ class ParameterTable:
             of_norm = sum(p.numel() for p in norm_parameters(module))
             self._nodes[node] = sum(p.numel() for p in module.parameters()) - of_norm, of_norm
         return self._nodes[node]
+
+
+@cache  # filled as nodes are asked for, by all the tables of a space
+def _known_nodes(space: SearchSpace, batch_norm: str) -> dict[Node, tuple[int, int]]:
+    """Node -> parameters of its convolutions, and of its norms for one user."""
+    return {}

@@ -19,6 +19,8 @@ from mdl.space.search_space import Path, SearchSpace
 MEAN = "mean"
 Accuracy = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Split -> run -> domain -> top-1 in [0, 1]."""
+Deviations = Mapping[str, Mapping[str, float]]
+"""Run -> domain, or 'mean' -> standard deviation of its top-1, where it is known."""
 
 Points = Sequence[tuple[float, float]]
 
@@ -55,13 +57,16 @@ def _is_dark(colour: Any) -> bool:
 
 
 @styled
-def accuracy_figure(accuracy: Accuracy, chance: Mapping[str, float]) -> Figure:
+def accuracy_figure(
+    accuracy: Accuracy, chance: Mapping[str, float], deviations: Deviations | None = None
+) -> Figure:
     """Top-1 per domain, a panel per split, a bar per run.
 
     chance: domain -> accuracy of guessing; names the domains and their order.
+    deviations: drawn over the bars.
     """
     figure = new_figure(*_bars_size(accuracy, chance))
-    draw_accuracy(figure, accuracy, chance)
+    draw_accuracy(figure, accuracy, chance, deviations or {})
     return figure
 
 
@@ -75,18 +80,25 @@ def _runs_of(accuracy: Accuracy) -> list[str]:
     return list(dict.fromkeys(run for runs in accuracy.values() for run in runs))
 
 
-def draw_accuracy(figure: FigureBase, accuracy: Accuracy, chance: Mapping[str, float]) -> None:
+def draw_accuracy(
+    figure: FigureBase,
+    accuracy: Accuracy,
+    chance: Mapping[str, float],
+    deviations: Deviations,
+) -> None:
     """Draws the bars into a figure or a part of one."""
     runs, marks = _runs_of(accuracy), {**chance, MEAN: fmean(chance.values())}
+    widest = max((of for by_name in deviations.values() for of in by_name.values()), default=0.0)
     panels = figure.subplots(1, len(accuracy), sharey=True, squeeze=False)[0]
     for axes, (split, by_run) in zip(panels, accuracy.items(), strict=True):
         for place, run in enumerate(runs):
             if run in by_run:
-                _draw_bars(axes, by_run[run], marks, place, len(runs))
+                of = deviations.get(run, {})
+                _draw_bars(axes, by_run[run], of, marks, place, len(runs))
         for row, level in enumerate(marks.values()):
             axes.plot([100 * level] * 2, [row - 0.42, row + 0.42], color=INK, linewidth=1.4)
         axes.set_title(split)
-        axes.set_xlim(0, 109)
+        axes.set_xlim(0, 109 + 100 * widest)
         axes.set_xticks(range(0, 101, 20))
         axes.set_xlabel("top-1, %")
         axes.axhline(len(chance) - 0.5, color=GREY, linewidth=0.6)
@@ -97,7 +109,12 @@ def draw_accuracy(figure: FigureBase, accuracy: Accuracy, chance: Mapping[str, f
 
 
 def _draw_bars(
-    axes: Axes, accuracy: Mapping[str, float], marks: Mapping[str, float], place: int, num_runs: int
+    axes: Axes,
+    accuracy: Mapping[str, float],
+    deviations: Mapping[str, float],
+    marks: Mapping[str, float],
+    place: int,
+    num_runs: int,
 ) -> None:
     """A run's bars, a row per mark; a dash where it lacks a domain."""
     values = {**accuracy, MEAN: fmean(accuracy.values())}
@@ -107,8 +124,12 @@ def _draw_bars(
         value, mark = 100 * values.get(name, 0.0), 100 * level
         axes.barh(y, value, 0.9 * height, color=COLOURS[place % len(COLOURS)])
         text = f"{value:.1f}" if name in values else "-"
+        spread = 100 * deviations.get(name, 0.0)
+        if spread:
+            axes.plot([value - spread, value + spread], [y, y], color=INK, linewidth=0.9)
         # beyond the mark of chance where it would stand in the text
-        x = mark if value <= mark < value + 14 else value
+        x = value + spread
+        x = mark if x <= mark < x + 14 else x
         look: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7.5}
         axes.annotate(text, (x, y), xytext=(4, 0), va="center_baseline", **look)
 
@@ -121,7 +142,8 @@ def _add_runs_legend(figure: FigureBase, runs: Sequence[str]) -> None:
     ]
     chance = Line2D([], [], marker="|", color=INK, markeredgewidth=1.4, **look)
     chance.set_label("guessing the most frequent class")
-    columns = 2 if max(map(len, runs)) > 20 else 3
+    longest = max(map(len, runs))
+    columns = 3 if longest <= 20 else 2 if longest <= 26 else 1
     figure.legend(handles=[*handles, chance], loc="outside lower center", ncol=columns)
 
 
@@ -176,5 +198,5 @@ def overview_figure(
     figure = new_figure(left + right, max(high, low))
     parts: Any = figure.subfigures(1, 2, width_ratios=(left, right))
     draw_path_map(parts[0], space, paths)
-    draw_accuracy(parts[1], accuracy, chance)
+    draw_accuracy(parts[1], accuracy, chance, {})
     return figure
