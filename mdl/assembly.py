@@ -20,14 +20,16 @@ from mdl.data.embedded import is_generated, pack_generated
 from mdl.errors import UserError, nearest
 from mdl.networks.controller import Controllers
 from mdl.networks.cost import CostTable
+from mdl.networks.draws import RandomPaths
 from mdl.networks.multipath import MultiPathNetwork, path_users, supernet_users
 from mdl.networks.parameters import ParameterTable
 from mdl.networks.sizing import SizeTable, Target
-from mdl.recipe import BalancingRecipe, Recipe, SpaceRecipe, image_sizes, load_sizes
+from mdl.recipe import LARGEST, BalancingRecipe, Recipe, SpaceRecipe, image_sizes, load_sizes
 from mdl.space.architecture import Architecture
 from mdl.space.search_space import SearchSpace, Stage
 from mdl.training.balancer import Balancer
 from mdl.training.gradnorm import GradNorm
+from mdl.training.random_search import RandomSearchModule
 from mdl.training.retrain import RetrainModule
 from mdl.training.scalarization import (
     DynamicWeightAverage,
@@ -55,13 +57,19 @@ def build_space(recipe: SpaceRecipe) -> SearchSpace:
 def find_domains(recipe: Recipe) -> dict[str, Domain]:
     """The packed domains that the recipe names; the embedded default is made on first use."""
     data = recipe.data
+    names = None if data.domains == LARGEST else data.domains
     if is_address(data.root):
         limit = int(data.cache_gb * 1e9)
-        return read_remote_domains(data.root, data.domains, Path(data.cache_dir), limit)
-    root = Path(data.root)
-    if recipe.data.root == EMBEDDED_ROOT and not is_generated(root):
-        pack_generated(root)
-    return read_domains(root, recipe.data.domains)
+        found = read_remote_domains(data.root, names, Path(data.cache_dir), limit)
+    else:
+        root = Path(data.root)
+        if data.root == EMBEDDED_ROOT and not is_generated(root):
+            pack_generated(root)
+        found = read_domains(root, names)
+    if data.domains != LARGEST:
+        return found
+    largest = max(found, key=lambda name: found[name].split("train").images)
+    return {largest: found[largest]}
 
 
 def build_data(recipe: Recipe, domains: Mapping[str, Domain]) -> MultiDomainData:
@@ -113,23 +121,31 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
     can_share = search.controllers == "per_domain" and not private
     costs = CostTable(space, image_sizes(recipe.data, domains), num_classes)
     parameters = ParameterTable(space, num_classes, recipe.network.batch_norm)
-    return SearchModule(
+    parts = (
         _channels_last(network),
         Controllers(space, list(domains), common=search.controllers == "common"),
         costs,
         SizeTable(parameters, costs, private),
-        seed=recipe.seed,
-        controller_learning_rate=search.learning_rate,
-        controller_beta1=search.beta1,
-        warmup_fraction_paths=search.warmup_fraction,
-        warmup_common_path=search.warmup_common_path,
-        sharing=search.sharing if can_share else 0.0,
-        paths_per_step=search.paths_per_step,
-        target_size=Target(search.target.params, search.target.macs),
-        frozen=search.supernet_file is not None,
+    )
+    settings: dict[str, Any] = {
+        "seed": recipe.seed,
+        "controller_learning_rate": search.learning_rate,
+        "controller_beta1": search.beta1,
+        "warmup_fraction_paths": search.warmup_fraction,
+        "warmup_common_path": search.warmup_common_path,
+        "sharing": search.sharing if can_share else 0.0,
+        "paths_per_step": search.paths_per_step,
+        "target_size": Target(search.target.params, search.target.macs),
         **vars(search.reward),
         **_weights_training(recipe),
-    )
+    }
+    if search.candidates is None:
+        return SearchModule(*parts, frozen=search.supernet_file is not None, **settings)
+    assert search.target.params is not None and search.target.macs is not None
+    size = search.target.params, search.target.macs
+    randomly = RandomPaths(list(domains), *size, costs, parameters, private)
+    drawn = [randomly.draw(recipe.seed, number) for number in range(search.candidates)]
+    return RandomSearchModule(*parts, candidates=drawn, **settings)
 
 
 def build_retrain(

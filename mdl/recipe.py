@@ -12,6 +12,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+LARGEST = "largest"  # of data.domains
+
 
 @dataclass
 class StageRecipe:
@@ -50,7 +52,8 @@ class DataRecipe:
     root: str = "data/miniature"
     cache_dir: str = "data/cache"  # where the shards of an address are kept
     cache_gb: float = 100.0  # thousand million bytes of them; used longest ago, dropped first
-    domains: list[str] | None = None  # null: all that lie there
+    # names | null: all that lie there | largest: the one with the most training images
+    domains: Any = None
     image_size: int = 32  # side of what the network sees, px
     load_size: int = 36  # side of what is decoded, from which that is cut
     batch_size: int = 16  # images of each domain per step, over all ranks
@@ -117,6 +120,9 @@ class SearchRecipe:
     warmup_common_path: bool = True
     # a checkpoint of an earlier search: its weights rest, controllers are searched anew
     supernet_file: str | None = None
+    # with supernet_file and a target: so many random networks of that size in place of
+    # controllers, rewarded as they are; the best is what a search has to beat
+    candidates: int | None = None
     paths_per_step: int = 1  # per domain, rewarded on the same images
     held_out_batch_size: int = 32
     block_weights: str = "own"  # own | tied: the blocks of a layer are parts of its largest

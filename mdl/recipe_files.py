@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import (
     ConfigKeyError,
     InterpolationKeyError,
@@ -23,7 +23,7 @@ from yaml import YAMLError
 
 from mdl.data.sampling import check_sampling
 from mdl.errors import UserError, nearest
-from mdl.recipe import Recipe
+from mdl.recipe import LARGEST, Recipe
 
 _CHOICES = {
     "phase": ("search", "retrain"),
@@ -61,6 +61,7 @@ _POSITIVE = (
 
 
 _POSITIVE_OR_NULL = (
+    "search.candidates",
     "trainer.threads",
     "optimizer.clip_norm",
     "search.target.params",
@@ -240,8 +241,7 @@ def _check_values(merged: DictConfig) -> None:
             f"search.reward.beta is {merged.search.reward.beta}; expected 0 or less: it weighs how "
             "far a path's cost is from the target, which is to be small."
         )
-    if merged.data.domains is not None and not len(merged.data.domains):
-        raise UserError("data.domains is empty; expected names of domains, or null for all.")
+    _check_domains(merged.data.domains)
     for key in ("data.batch_size", "search.held_out_batch_size"):
         if (value := OmegaConf.select(merged, key)) < 2:
             raise UserError(f"{key} is {value}; batch norm needs at least 2 images of a domain.")
@@ -251,6 +251,7 @@ def _check_values(merged: DictConfig) -> None:
             "they share; with network.nodes=private they share none. Set balancing.method to "
             "uncertainty, dwa, famo or none."
         )
+    _check_search(merged)
     check_sampling(merged.data.sampling)
     _check_per_domain(merged)
     _check_retrained_paths(merged)
@@ -266,6 +267,32 @@ def _check_values(merged: DictConfig) -> None:
         raise UserError(
             f"name is '{merged.name}'; expected letters, digits, '_', '.' and '-': it names the "
             "run's folder."
+        )
+
+
+def _check_domains(chosen: Any) -> None:
+    names = isinstance(chosen, ListConfig) and all(isinstance(name, str) for name in chosen)
+    if chosen not in (None, LARGEST) and not (names and len(chosen)):
+        raise UserError(
+            f"data.domains is {chosen}; expected names of domains in brackets, '{LARGEST}' for the "
+            "one with the most training images, or null for all."
+        )
+
+
+def _check_search(merged: DictConfig) -> None:
+    search = merged.search
+    if search.candidates is not None:
+        for key in ("supernet_file", "target.params", "target.macs"):
+            if OmegaConf.select(search, key) is None:
+                raise UserError(
+                    f"search.candidates is {search.candidates}, but search.{key} is null; expected "
+                    "a trained super-network to reward the random networks on, and both sizes "
+                    "that they are to have."
+                )
+    if search.supernet_file is not None and merged.balancing.method != "none":
+        raise UserError(
+            f"balancing.method is {merged.balancing.method}, but search.supernet_file is given: "
+            "no weights are trained, there is nothing to balance. Set balancing.method=none."
         )
 
 

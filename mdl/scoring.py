@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
 
 from mdl.console import phase_bar
 from mdl.data.datamodule import MultiDomainData
@@ -16,8 +17,10 @@ from mdl.data.shards import ShardImages
 from mdl.errors import UserError
 from mdl.recipe import Recipe
 from mdl.run_folder import RunFolder
+from mdl.space.search_space import Path as SpacePath
 from mdl.training.checkpoints import BEST, LAST
 from mdl.training.retrain import RetrainModule
+from mdl.training.search import SearchModule
 from mdl.weights import load_weights
 
 
@@ -130,3 +133,40 @@ def write_scores(
     if trainer.is_global_zero:
         folder.write_scores(content)
     return found
+
+
+@torch.inference_mode()
+def supernet_accuracies(
+    module: SearchModule,
+    data: MultiDomainData,
+    split: str,
+    architectures: Sequence[Mapping[str, SpacePath]],
+) -> Tensor:
+    """Accuracy on a split by the super-network's weights, [architectures, domains].
+
+    NaN where an architecture lacks the domain. A super-network normalises by the batch: a
+    domain's last batch is left out where it is not whole, unless it is the only one.
+    """
+    stream, domains = data.evaluation_stream(split), list(module.domains)
+    right = torch.zeros(len(architectures), len(domains), device=module.device)
+    counted = torch.zeros(len(domains), device=module.device)
+    module.eval()
+    with phase_bar("rewarding", len(stream)) as advance:
+        for samples in stream:
+            whole = {
+                domain: Sample(*(part.to(module.device) for part in of))
+                for domain, of in samples.items()
+                if len(of[1]) == data.evaluation_batch_size or not counted[domains.index(domain)]
+            }
+            batch = data.transform(whole, augment=False)
+            for domain, (_, labels) in batch.items():
+                counted[domains.index(domain)] += len(labels)
+            for row, paths in enumerate(architectures):
+                images = {d: x for d, (x, _) in batch.items() if d in paths}
+                for domain, logits in module.network(images, paths).items() if images else ():
+                    hits = logits.argmax(1) == batch[domain][1]
+                    right[row, domains.index(domain)] += hits.sum()
+            advance(1)
+    for row, paths in enumerate(architectures):
+        right[row, [d not in paths for d in domains]] = torch.nan
+    return (right / counted).cpu()

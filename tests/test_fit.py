@@ -15,7 +15,7 @@ import torch
 from omegaconf import OmegaConf
 
 from mdl import evaluate, fit, pack, report
-from mdl.assembly import build_search
+from mdl.assembly import build_search, find_domains
 from mdl.data.domains import Domain
 from mdl.data.packing import pack_domain
 from mdl.data.shards import ShardImages
@@ -25,7 +25,7 @@ from mdl.recipe_files import dump_recipe, load_recipe
 from mdl.space.architecture import Architecture
 from mdl.training.base import MultiDomainModule
 from mdl.training.search import SearchModule
-from tests.conftest import coloured
+from tests.conftest import SIZES, coloured
 
 SEARCH, RETRAIN = "recipes/mpnas_search.yaml", "recipes/mpnas_retrain.yaml"
 
@@ -558,3 +558,9 @@ def test_print_recipe_shows_the_resolved_recipe(
     out = capsys.readouterr().out
     assert f"architecture_file: {run_of(small_run, 'mpnas_search')}/architecture.json" in out
     assert not run_of(small_run, "mpnas_retrain").exists()
+
+
+def test_the_largest_domain_is_the_one_with_most_training_images(packed: Path) -> None:
+    recipe = load_recipe([SEARCH, f"data.root={packed}", "data.domains=largest"])
+    (name,) = find_domains(recipe)
+    assert SIZES[name][1] == max(count for _, count in SIZES.values())

@@ -22,6 +22,7 @@ FORMAT = 1
 SECONDS_BETWEEN_LINES = 60
 _SECONDS_BETWEEN_RECORDS = 10
 _SECONDS_BETWEEN_LOOKS = 0.2
+_OF_A_SEARCH = ("searched", "random", "widened")  # retrain.paths that need an architecture
 
 
 class Runner:
@@ -197,7 +198,7 @@ class Runner:
         """Raises UserError where a job trains nothing, or has begun with other settings."""
         recipe, folder = self.recipe(job), self.folder.run(job.name)
         named = any(word.startswith("architecture_file=") for word in job.words)
-        if job.phase == "retrain" and recipe.retrain.paths != "common" and not named:
+        if job.phase == "retrain" and recipe.retrain.paths in _OF_A_SEARCH and not named:
             raise UserError(
                 f"'{job.entry}' has no architecture to train; expected search: NAME of a search "
                 f"under 'runs' ({', '.join(self.comparison.runs) or 'there is none'}), or a "

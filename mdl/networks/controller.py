@@ -7,7 +7,7 @@ one call each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,16 @@ class Controllers(nn.Module):
     def best_paths(self) -> dict[str, Path]:
         """The most likely block of every layer, per domain."""
         return self.paths(self.log_probabilities().argmax(-1))
+
+    def choices(self, paths: Mapping[str, Path]) -> Tensor:
+        """Paths as choices [domains, layers]."""
+        layers = self.space.layers
+        return torch.tensor(
+            [
+                [layer.blocks.index(block) for layer, block in zip(layers, paths[d], strict=True)]
+                for d in self.domains
+            ]
+        )
 
     def paths(self, choices: Tensor) -> dict[str, Path]:
         """Choices [domains, layers] as paths. The one host synchronisation of a search step."""

@@ -63,6 +63,65 @@ class PathUrn:
         return self.generator.choice(offered if is_new else others)
 
 
+class RandomPaths:
+    """Random paths whose network has a wanted size and cost.
+
+    Paths are drawn from an urn (`PathUrn`) and changed at random, changes that leave the urn's
+    distribution as it is, until parameters (with heads and norm) and multiply-adds (summed over
+    domains) are both within `tolerance`; a change that leads away from them is kept the more
+    seldom the farther and the later (simulated annealing, Kirkpatrick et al., 1983). The urn's
+    novelty is that of networks with the wanted parameters per multiply-add on average. So the
+    paths are those of an urn, near to the wanted size and cost: no kind of block is preferred
+    but as these ask for it.
+
+    size, cost: wanted parameters and multiply-adds. private: of networks that share nothing.
+    """
+
+    def __init__(
+        self,
+        domains: Sequence[str],
+        size: float,
+        cost: float,
+        costs: CostTable,
+        parameters: ParameterTable,
+        private: bool = False,
+        tolerance: float = 0.01,
+    ) -> None:
+        self.domains, self.private, self.tolerance = list(domains), private, tolerance
+        self.size, self.cost = size, cost
+        self.costs, self.parameters = costs, parameters
+        as_dense = min(_NOVELTIES, key=lambda of: abs(self._density(of) - size / cost))
+        self.novelty = max(_NOVELTIES) if private else as_dense
+
+    def draw(self, seed: int, draw: int = 0) -> dict[str, Path]:
+        """The paths of a seed and the number of a draw.
+
+        Raises UserError where none are found, as in a space of few blocks.
+        """
+        generator = random.Random(stable_key("random paths", seed, draw))
+        urn = PathUrn(self.costs.space, self.novelty, generator)
+        walks = (_walk(urn, self.domains, self._distance, self.tolerance) for _ in range(_TRIES))
+        if (found := next((paths for paths in walks if paths is not None), None)) is not None:
+            return found
+        raise UserError(
+            f"No random paths were found whose parameters and multiply-adds are within "
+            f"{self.tolerance:.0%} of the wanted ones; expected a space with enough blocks. "
+            "Widen space.kernels, space.expansions or the stages, or take retrain.paths=common."
+        )
+
+    def _distance(self, paths: Mapping[str, Path]) -> float:
+        size = self.parameters.count(paths, self.private).total
+        cost = macs_of_all_domains(paths, self.costs)
+        return max(abs(size / self.size - 1), abs(cost / self.cost - 1))
+
+    def _density(self, novelty: float) -> float:
+        """Parameters per multiply-add of a few networks; the same draws for any novelty."""
+        urn = PathUrn(self.costs.space, novelty, random.Random(0))
+        found = [urn.draw(self.domains) for _ in range(_SAMPLE)]
+        size = sum(self.parameters.count(paths, self.private).total for paths in found)
+        return size / sum(macs_of_all_domains(paths, self.costs) for paths in found)
+
+
 def random_paths_like(
     wanted: Mapping[str, Path],
     costs: CostTable,
@@ -72,47 +131,11 @@ def random_paths_like(
     private: bool = False,
     tolerance: float = 0.01,
 ) -> dict[str, Path]:
-    """Random paths whose network weighs and costs what that of the wanted ones does.
-
-    Paths are drawn from an urn (`PathUrn`) and changed at random, changes that leave the urn's
-    distribution as it is, until parameters (with heads and norm) and multiply-adds (summed over
-    domains) are both within `tolerance`; a change that leads away from them is kept the more
-    seldom the farther and the later (simulated annealing, Kirkpatrick et al., 1983). The urn's
-    novelty is that of networks with the wanted parameters per multiply-add on average. So the
-    paths are those of an urn, near to the wanted size and cost: nothing else of the wanted paths
-    enters, and no kind of block is preferred but as size and cost ask for it.
-
-    seed, draw: what the paths are drawn by. private: of networks that share nothing.
-
-    Raises UserError where none are found, as in a space of few blocks.
-    """
-    domains = list(wanted)
-
-    def size_and_cost(paths: Mapping[str, Path]) -> tuple[int, int]:
-        return parameters.count(paths, private).total, macs_of_all_domains(paths, costs)
-
-    aim = size_and_cost(wanted)
-
-    def distance(paths: Mapping[str, Path]) -> float:
-        return max(abs(a / b - 1) for a, b in zip(size_and_cost(paths), aim, strict=True))
-
-    def density(novelty: float) -> float:
-        """Parameters per multiply-add of a few networks; the same draws for any novelty."""
-        urn = PathUrn(costs.space, novelty, random.Random(0))
-        found = [size_and_cost(urn.draw(domains)) for _ in range(_SAMPLE)]
-        return sum(size for size, _ in found) / sum(cost for _, cost in found)
-
-    as_dense = min(_NOVELTIES, key=lambda novelty: abs(density(novelty) - aim[0] / aim[1]))
-    novelty = max(_NOVELTIES) if private else as_dense
-    urn = PathUrn(costs.space, novelty, random.Random(stable_key("random paths", seed, draw)))
-    walks = (_walk(urn, domains, distance, tolerance) for _ in range(_TRIES))
-    if (found := next((paths for paths in walks if paths is not None), None)) is not None:
-        return found
-    raise UserError(
-        f"No random paths were found whose parameters and multiply-adds are within "
-        f"{tolerance:.0%} of the wanted ones; expected a space with enough blocks. "
-        "Widen space.kernels, space.expansions or the stages, or take retrain.paths=common."
-    )
+    """Random paths of the size and cost of the wanted ones, of which nothing else enters."""
+    size = parameters.count(wanted, private).total
+    cost = macs_of_all_domains(wanted, costs)
+    like = RandomPaths(list(wanted), size, cost, costs, parameters, private, tolerance)
+    return like.draw(seed, draw)
 
 
 def _walk(

@@ -19,8 +19,10 @@ from mdl.errors import UserError
 from mdl.networks.cost import CostTable
 from mdl.networks.parameters import ParameterTable
 
-TOLERANCE = 0.02
+TOLERANCE = 0.05
 """Part by which a network that was searched for a target may miss it."""
+
+_NEAR = 0.02  # what is tried for; a space of few blocks has no network that near to every size
 
 _NEVER = -1e9  # log probability of a block that a layer lacks: no size is worth it
 _FIRST_PRICE, _PRICE_RISE, _RISES = 0.01, 1.3, 80
@@ -87,10 +89,8 @@ class SizeTable(nn.Module):
         return self.expected(F.one_hot(choices, self.once.shape[-1]).to(self.macs))
 
 
-def most_likely_choices(
-    log_probabilities: Tensor, sizes: SizeTable, target: Target, tolerance: float = TOLERANCE
-) -> Tensor:
-    """Likely choices [domains, layers] whose network has the target's size within `tolerance`.
+def most_likely_choices(log_probabilities: Tensor, sizes: SizeTable, target: Target) -> Tensor:
+    """Likely choices [domains, layers] whose network has the target's size within `TOLERANCE`.
 
     log_probabilities: of each domain's choices, [domains, layers, blocks], minus infinity where
     a layer lacks the block.
@@ -103,14 +103,17 @@ def most_likely_choices(
     """
     log_p = log_probabilities.detach().double().cpu().clamp(min=_NEVER)
     climb = _Climb(log_p, sizes, target)
-    choices = log_p.argmax(-1)
+    choices = nearest = log_p.argmax(-1)
     price = _FIRST_PRICE
     for _ in range(_RISES):
-        if climb.distance(sizes.total(choices)) <= tolerance:
-            return climb.up(choices, price, tolerance)
+        if climb.distance(sizes.total(choices)) <= _NEAR:
+            return climb.up(choices, price, _NEAR)
         choices = climb.up(choices, price)
+        nearest = min(nearest, choices, key=lambda of: float(climb.distance(sizes.total(of))))
         price *= _PRICE_RISE
-    raise UserError(_not_found(sizes.total(choices), target, tolerance))
+    if climb.distance(sizes.total(nearest)) <= TOLERANCE:
+        return climb.up(nearest, price, TOLERANCE)
+    raise UserError(_not_found(sizes.total(nearest), target))
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,7 @@ class _Climb:
         return _Changes(gains.masked_fill(stays, 0), torch.stack(changes, -1) + now)
 
 
-def _not_found(sizes: Tensor, target: Target, tolerance: float) -> str:
+def _not_found(sizes: Tensor, target: Target) -> str:
     wanted = {"params": target.params, "macs": target.macs}
     nearest = dict(zip(wanted, sizes.tolist(), strict=True))
     missed = [
@@ -196,5 +199,5 @@ def _not_found(sizes: Tensor, target: Target, tolerance: float) -> str:
     ]
     return (
         f"No paths of the wanted size were found: {'; '.join(missed)}; expected within "
-        f"{tolerance:.0%}. Take a target that the space can reach, or another space."
+        f"{TOLERANCE:.0%}. Take a target that the space can reach, or another space."
     )

@@ -5,6 +5,7 @@ import yaml
 
 from mdl.comparison.comparison import Comparison
 from mdl.comparison.comparison_file import read_comparison
+from mdl.comparison.runner import Runner
 from mdl.errors import UserError
 
 SMALL = {
@@ -24,9 +25,13 @@ def read(content: object, folder: Path, *words: str) -> Comparison:
     return read_comparison([str(file), *words])
 
 
-def test_the_table_of_the_project_can_be_read() -> None:
-    comparison = read_comparison(["recipes/compare.yaml"])
+@pytest.mark.parametrize("file", sorted(map(str, Path("recipes").glob("compare*.yaml"))))
+def test_the_runs_of_the_project_s_tables_can_be_made(file: str, tmp_path: Path) -> None:
+    comparison = read_comparison([file, f"runs_dir={tmp_path}"])
     assert {comparison.baseline, comparison.reference, comparison.main} <= set(comparison.rows)
+    runner = Runner(comparison, print, "")
+    runner.look()
+    assert len(runner.plan.jobs) > len(comparison.rows)
 
 
 def test_a_plain_key_is_the_comparison_s_and_a_dotted_one_every_run_s(tmp_path: Path) -> None:

@@ -1,0 +1,173 @@
+"""Searches on a trained super-network, for a size, against random networks, and what is told."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from callbacks.search_watch import SearchWatch
+from mdl import diagnose, fit
+from mdl.assembly import build_search
+from mdl.data.domains import Domain
+from mdl.errors import UserError
+from mdl.networks.cost import CostTable, macs_of_all_domains
+from mdl.networks.parameters import ParameterTable
+from mdl.recipe_files import load_recipe
+from mdl.space.architecture import Architecture
+from mdl.training.base import MultiDomainModule
+from mdl.training.random_search import RandomSearchModule
+from tests.test_fit import RETRAIN, SEARCH, assert_same_run, run_of, weights
+
+WIDER = "space.stages=[{width: 8, depth: 3, stride: 2, activation: relu}]"
+
+
+@pytest.fixture
+def trained(small_run: list[str]) -> list[str]:
+    """The words that a search on a trained super-network needs."""
+    small_run += [WIDER, "search.block_weights=tied"]
+    fit.main([SEARCH, *small_run, "name=first"])
+    file = run_of(small_run, "first") / "checkpoints" / "last.ckpt"
+    return [*small_run, f"search.supernet_file={file}", "search.paths_per_step=2"]
+
+
+def sizes(run: Path) -> tuple[int, int]:
+    found = Architecture.read(run / "architecture.json")
+    classes = found.source["num_classes"]
+    costs = CostTable(found.space, found.source["image_size"], classes)
+    size = ParameterTable(found.space, classes, "per_domain").count(found.paths).total
+    return size, macs_of_all_domains(found.paths, costs)
+
+
+def middle(run: Path) -> list[str]:
+    """Targets between the smallest and the largest network."""
+    found = Architecture.read(run / "architecture.json")
+    classes, space = found.source["num_classes"], found.space
+    costs = CostTable(space, found.source["image_size"], classes)
+    paths = dict.fromkeys(classes, space.uniform_path(space.reference_block))
+    size = ParameterTable(space, classes, "per_domain").count(paths).total
+    cost = macs_of_all_domains(paths, costs)
+    return [f"search.target.params={1.1 * size}", f"search.target.macs={cost}"]
+
+
+def test_controllers_are_searched_again_for_a_size_and_the_weights_rest(trained: list[str]) -> None:
+    first, again = run_of(trained, "first"), run_of(trained, "again")
+    target = middle(first)
+    fit.main([SEARCH, *trained, *target, "name=again"])
+    asked = [float(word.partition("=")[2]) for word in target]
+    for found, wanted in zip(sizes(again), asked, strict=True):
+        assert abs(found / wanted - 1) <= 0.05
+    before, after = weights(first), weights(again)
+    of_network = [name for name in before if name.startswith("network.")]
+    assert of_network
+    assert all(torch.equal(before[name], after[name]) for name in of_network)
+    assert not torch.equal(before["controllers.logits"], after["controllers.logits"])
+
+
+@pytest.mark.parametrize("method", [[], ["search.candidates=3"]], ids=["controllers", "random"])
+def test_a_search_on_a_frozen_supernetwork_goes_on_as_if_it_had_not_stopped(
+    trained: list[str], method: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [SEARCH, *trained, *middle(run_of(trained, "first")), *method]
+    fit.main([*words, "name=unbroken"])
+    record = MultiDomainModule.record
+
+    def dying(self, *given):  # type: ignore[no-untyped-def]
+        if self.global_step == 6:
+            raise RuntimeError("killed")
+        return record(self, *given)
+
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="killed"):
+        patched.setattr(MultiDomainModule, "record", dying)
+        fit.main([*words, "name=broken"])
+    fit.main([*words, "name=broken"])
+    assert_same_run(run_of(trained, "unbroken"), run_of(trained, "broken"))
+
+
+def test_the_best_of_random_networks_is_the_one_with_the_best_mean_reward(
+    trained: list[str], domains: dict[str, Domain]
+) -> None:
+    words = [*trained, *middle(run_of(trained, "first")), "search.candidates=5"]
+    fit.main([SEARCH, *words, "name=random"])
+    run = run_of(trained, "random")
+    module = build_search(load_recipe([SEARCH, *words]), domains)
+    assert isinstance(module, RandomSearchModule)
+    state = weights(run)
+    rewards = state["reward_sums"] / state["times"]
+    assert state["times"].tolist() == [4, 3, 3, 3, 3]  # 8 steps, two networks in each
+    paths = module.controllers.paths(module.candidates[int(rewards.argmax())])
+    assert Architecture.read(run / "architecture.json").paths == paths
+
+
+def test_a_diagnosis_compares_with_random_networks_and_ranks_what_was_trained(
+    trained: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, plain = run_of(trained, "first"), [word for word in trained if "search." not in word]
+    file = f"architecture_file={first / 'architecture.json'}"
+    names = [f"draw{draw}" for draw in range(3)]
+    for draw, name in enumerate(names):
+        random = ["retrain.paths=random", f"retrain.draw={draw}", "trainer.max_steps=4"]
+        fit.main([RETRAIN, *plain, file, *random, f"name={name}"])
+    capsys.readouterr()
+    diagnose.main([str(first), *(str(run_of(trained, n)) for n in names), "--random", "4"])
+    assert "The reward of found and of random paths" in capsys.readouterr().out
+    content = json.loads((first / "diagnosis.json").read_text())
+    assert len(content["found_and_random"]["random"]) == 4
+    assert content["reward_and_training"]["runs"] == names
+    for of_run, name in zip(content["reward_and_training"]["trained"], names, strict=True):
+        scores = json.loads((run_of(trained, name) / "scores.json").read_text())
+        assert of_run == pytest.approx(scores["splits"]["val"]["accuracy"])
+    assert (first / "figures" / "reward.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["search.block_weights=own"], "whose recipe has search.block_weights=tied"),
+        (["data.held_out=0.5"], "whose recipe has data.held_out=0.2"),
+        (["network.batch_norm=shared"], "whose recipe has network.batch_norm=per_domain"),
+        (["search.supernet_file=nowhere.ckpt"], "which is no run's checkpoint"),
+        (["search.candidates=3"], "search.target.params is null"),
+        (["balancing.method=dwa", "callbacks.abdp=null"], "no weights are trained"),
+        (["search.target.params=1e9"], "No paths of the wanted size were found"),
+    ],
+)
+def test_what_a_trained_supernetwork_cannot_serve_is_refused(
+    trained: list[str], words: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        fit.main([SEARCH, *trained, "name=other", *words])
+
+
+def test_a_retraining_and_a_frozen_search_are_no_supernetworks(trained: list[str]) -> None:
+    plain = [word for word in trained if "search." not in word]
+    first = run_of(trained, "first")
+    fit.main([RETRAIN, *plain, f"architecture_file={first / 'architecture.json'}"])
+    fit.main([SEARCH, *trained, "name=frozen"])
+    for name, kind in {"mpnas_retrain": "a retraining", "frozen": "a search on a frozen"}.items():
+        file = run_of(trained, name) / "checkpoints" / "last.ckpt"
+        with pytest.raises(UserError, match=f"a checkpoint of {kind}"):
+            fit.main([SEARCH, *trained, f"search.supernet_file={file}", "name=other"])
+
+
+def test_a_collapse_and_domains_at_chance_are_told_once(
+    small_run: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = "callbacks.watch={class: callbacks.search_watch.SearchWatch, interval: 2}"
+    with caplog.at_level(logging.WARNING, SearchWatch.__module__):
+        fit.main(
+            [
+                SEARCH,
+                *small_run,
+                watch,
+                "search.warmup_fraction=0",
+                "search.sharing=10",
+                "search.learning_rate=1",
+                "trainer.max_steps=24",
+            ]
+        )
+    told = [record.getMessage() for record in caplog.records]
+    assert sum("collapses onto one path" in sentence for sentence in told) == 1
+    at_chance = [sentence for sentence in told if "is at chance" in sentence]
+    assert len({sentence.split("'")[1] for sentence in at_chance}) == len(at_chance) > 0
