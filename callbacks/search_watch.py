@@ -12,6 +12,7 @@ from torch import Tensor
 from mdl.data.datamodule import MultiDomainData
 from mdl.results.chance import at_chance
 from mdl.space.architecture import similarity
+from mdl.training.random_search import RandomSearchModule
 from mdl.training.search import SearchModule
 
 _log = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ class SearchWatch(L.Callback):
 
     def _look_at_paths(self, module: SearchModule, step: int) -> None:
         count = len(module.domains)
-        if count < 2 or module.controllers.common:
+        of_controllers = not isinstance(module, RandomSearchModule)
+        if count < 2 or module.controllers.common or not of_controllers:
             return
         scores = torch.tensor(similarity(module.controllers.best_paths()))
         alike = float((scores.sum() - count) / (count * (count - 1)))

@@ -23,7 +23,7 @@ from mdl.networks.cost import CostTable
 from mdl.networks.draws import RandomPaths
 from mdl.networks.multipath import MultiPathNetwork, path_users, supernet_users
 from mdl.networks.parameters import ParameterTable
-from mdl.networks.sizing import SizeTable, Target
+from mdl.networks.sizing import SizeTable, Target, most_likely_choices
 from mdl.recipe import LARGEST, BalancingRecipe, Recipe, SpaceRecipe, image_sizes, load_sizes
 from mdl.space.architecture import Architecture
 from mdl.space.search_space import SearchSpace, Stage
@@ -125,8 +125,11 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
         _channels_last(network),
         Controllers(space, list(domains), common=search.controllers == "common"),
         costs,
-        SizeTable(parameters, costs, private),
+        SizeTable(parameters, costs, private, search.controllers == "common"),
     )
+    target = Target(search.target.params, search.target.macs)
+    if target:  # out of reach, it is told now and not at the end
+        most_likely_choices(parts[1].log_probabilities(), parts[3], target)
     settings: dict[str, Any] = {
         "seed": recipe.seed,
         "controller_learning_rate": search.learning_rate,
@@ -135,7 +138,7 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
         "warmup_common_path": search.warmup_common_path,
         "sharing": search.sharing if can_share else 0.0,
         "paths_per_step": search.paths_per_step,
-        "target_size": Target(search.target.params, search.target.macs),
+        "target_size": target,
         **vars(search.reward),
         **_weights_training(recipe),
     }

@@ -42,6 +42,8 @@ SPLIT = "val"  # neither seen by a search, nor what methods are compared on in t
 
 def main(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
+    if options.random < 2:
+        raise UserError(f"--random is {options.random}; expected at least 2 networks.")
     quiet()
     folder = RunFolder.find(options.run)
     recipe = folder.recipe()
@@ -119,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", type=Path, metavar="SEARCH")
     parser.add_argument("retrainings", type=Path, nargs="*", metavar="RETRAINING")
-    parser.add_argument("--random", type=int, default=12, help="random networks to compare with")
+    parser.add_argument("--random", type=int, default=12, help="random networks, at least 2")
     return parser
 
 

@@ -84,7 +84,8 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
     module: MultiDomainModule
     if recipe.phase == "search":
         module = build_search(recipe, domains)
-        if recipe.search.supernet_file is not None:
+        # once: a run's own checkpoint carries it
+        if recipe.search.supernet_file is not None and not last.is_file():
             load_supernet(module, recipe, domains)
     else:
         # its own copy once it has begun: the search's may have been searched again since

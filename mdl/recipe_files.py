@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,12 @@ def _check_values(merged: DictConfig) -> None:
     for key in ("data.batch_size", "search.held_out_batch_size"):
         if (value := OmegaConf.select(merged, key)) < 2:
             raise UserError(f"{key} is {value}; batch norm needs at least 2 images of a domain.")
+    frozen = merged.retrain.paths == "backbone" and merged.retrain.backbone == "frozen"
+    if merged.balancing.method == "gradnorm" and merged.phase == "retrain" and frozen:
+        raise UserError(
+            "balancing.method is gradnorm, which compares the domains' gradients at weights that "
+            "they share; a frozen backbone has none. Set balancing.method=none."
+        )
     if merged.balancing.method == "gradnorm" and merged.network.nodes == "private":
         raise UserError(
             "balancing.method is gradnorm, which compares the domains' gradients at weights that "
@@ -281,6 +288,14 @@ def _check_domains(chosen: Any) -> None:
 
 def _check_search(merged: DictConfig) -> None:
     search = merged.search
+    for key in ("params", "macs"):
+        if (total := search.target[key]) is not None and not isfinite(total):
+            raise UserError(f"search.target.{key} is {total}; expected a number above 0, or null.")
+    if search.candidates is not None and search.controllers == "common":
+        raise UserError(
+            f"search.candidates is {search.candidates}, but search.controllers is 'common': random "
+            "networks have a path per domain. Set search.controllers=per_domain."
+        )
     if search.candidates is not None:
         for key in ("supernet_file", "target.params", "target.macs"):
             if OmegaConf.select(search, key) is None:

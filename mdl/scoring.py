@@ -1,4 +1,4 @@
-"""Exact scores of a retrained network, into `scores.json`."""
+"""Scores: of a retrained network, exact, into `scores.json`; of paths by a super-network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from mdl.console import phase_bar
 from mdl.data.datamodule import MultiDomainData
 from mdl.data.domains import Domain
-from mdl.data.parcel import Sample
+from mdl.data.parcel import NO_LABEL, Sample
 from mdl.data.shards import ShardImages
 from mdl.errors import UserError
 from mdl.recipe import Recipe
@@ -160,7 +160,7 @@ def supernet_accuracies(
             }
             batch = data.transform(whole, augment=False)
             for domain, (_, labels) in batch.items():
-                counted[domains.index(domain)] += len(labels)
+                counted[domains.index(domain)] += (labels != NO_LABEL).sum()
             for row, paths in enumerate(architectures):
                 images = {d: x for d, (x, _) in batch.items() if d in paths}
                 for domain, logits in module.network(images, paths).items() if images else ():

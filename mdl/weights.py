@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from mdl.data.domains import Domain
 from mdl.errors import UserError
 from mdl.networks.blocks import domain_key
 from mdl.networks.multipath import MultiPathNetwork, path_users
-from mdl.recipe import Recipe
+from mdl.recipe import DataRecipe, Recipe, image_sizes, load_sizes
 from mdl.recipe_files import overrides_between
 from mdl.run_folder import RunFolder, identity
 from mdl.space.architecture import Architecture
@@ -60,6 +60,12 @@ def load_supernet(module: MultiDomainModule, recipe: Recipe, domains: Mapping[st
             f"search.supernet_file is {file}, which is no run's checkpoint; expected one of a "
             "search, e.g. runs/mpnas_search/checkpoints/last.ckpt"
         )
+
+    def sizes(of: Recipe, kind: Callable[[DataRecipe, Iterable[str]], dict[str, int]]) -> str:
+        found = kind(of.data, domains)
+        different = set(found.values())
+        return str(found if len(different) > 1 else different.pop())
+
     earlier = folder.recipe()
     content = read_checkpoint(file, earlier, domains, to_go_on=True)
     if earlier.phase != "search" or earlier.search.supernet_file is not None:
@@ -68,11 +74,18 @@ def load_supernet(module: MultiDomainModule, recipe: Recipe, domains: Mapping[st
             f"search.supernet_file is {file}, a checkpoint of {kind}; expected one of a search "
             "that trained its super-network."
         )
+    if folder.finished_steps("search") == 0:
+        raise UserError(
+            f"search.supernet_file is {file}, of a search that is not finished. Go on with it: "
+            f"python -m mdl.fit {folder.recipe_file}"
+        )
     words = overrides_between(recipe, earlier, ["space", "network"])
     words += [
         f"{key}={then}"
         for key, now, then in (
             ("data.held_out", recipe.data.held_out, earlier.data.held_out),
+            ("data.image_size", sizes(recipe, image_sizes), sizes(earlier, image_sizes)),
+            ("data.load_size", sizes(recipe, load_sizes), sizes(earlier, load_sizes)),
             ("search.block_weights", recipe.search.block_weights, earlier.search.block_weights),
         )
         if now != then

@@ -202,6 +202,15 @@ def test_settings_that_have_changed_since_a_run_began_are_shown(file: Path) -> N
         compare.main([str(file), "data.batch_size=6"])
 
 
+@pytest.mark.parametrize("change", [-1, 1])
+def test_one_comparison_has_one_number_of_steps(file: Path, change: int) -> None:
+    job = Runner(read_comparison([str(file)]), print, "").plan.jobs["common-seed0"]
+    recipe = load_recipe(job.words)
+    claim(recipe)
+    with pytest.raises(UserError, match=r"changed since .*common-seed0 began \(trainer.max_steps"):
+        compare.main([str(file), f"trainer.max_steps={recipe.trainer.max_steps + change}"])
+
+
 def test_the_lock_of_a_killed_comparison_is_held_by_what_it_has_left(tmp_path: Path) -> None:
     folder = ComparisonFolder(tmp_path / "small")
     with folder.claimed() as lock:

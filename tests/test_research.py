@@ -95,7 +95,7 @@ def test_the_best_of_random_networks_is_the_one_with_the_best_mean_reward(
     assert isinstance(module, RandomSearchModule)
     state = weights(run)
     rewards = state["reward_sums"] / state["times"]
-    assert state["times"].tolist() == [4, 3, 3, 3, 3]  # 8 steps, two networks in each
+    assert sorted(state["times"].tolist()) == [3, 3, 3, 3, 4]  # 8 steps, two networks in each
     paths = module.controllers.paths(module.candidates[int(rewards.argmax())])
     assert Architecture.read(run / "architecture.json").paths == paths
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdl.comparison.comparison import Comparison, NeededRun, Try, folders_named, with_folders
+from mdl.errors import UserError
 
-# draws of one seed are this far apart: no seed of a list meets another's draw
+# draws of one seed are this far apart; with draws, seeds are below it, and meet no other's draw
 SEEDS_PER_DRAW = 1000
 
 
@@ -42,6 +43,15 @@ class _Content:
     undecided: tuple[str, ...]
 
 
+def _check_seeds(comparison: Comparison) -> None:
+    drawn = next((name for name, row in comparison.rows.items() if row.draws > 1), None)
+    if drawn is not None and (most := max(comparison.seeds)) >= SEEDS_PER_DRAW:
+        raise UserError(
+            f"seeds holds {most}, and '{drawn}' has several draws, whose seeds lie "
+            f"{SEEDS_PER_DRAW} apart; expected seeds below {SEEDS_PER_DRAW}."
+        )
+
+
 class Plan:
     """All jobs of a comparison, each after those that it needs; the tuning seed's first.
 
@@ -50,6 +60,7 @@ class Plan:
 
     def __init__(self, comparison: Comparison, winners: Mapping[str, int]) -> None:
         self.comparison, self.winners = comparison, winners
+        _check_seeds(comparison)
         self.jobs: dict[str, Job] = {}
         self.runs_dir = comparison.folder / "runs"
         for row in comparison.rows:

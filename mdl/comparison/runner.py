@@ -45,12 +45,15 @@ class Runner:
         self.plan: Plan
         self.validation: Validation
         self.look()
-        for job in self.plan.jobs.values():
-            self._check(job)
 
     def look(self) -> None:
-        """Takes in what lies there: finished runs, and what their tries say."""
+        """Takes in what lies there: finished runs, and what their tries say.
+
+        Raises UserError where a run has begun with other settings than its row has by now.
+        """
         self.plan, self.validation = compare_tries(self.comparison, self._validation_mean)
+        for job in self.plan.jobs.values():
+            self._check(job)
 
     @property
     def unfinished(self) -> list[Job]:
@@ -206,7 +209,10 @@ class Runner:
             )
         if job.undecided or not folder.recipe_file.is_file() or not folder.has_begun:
             return
-        if changes := folder.changes(recipe):
+        # fit lets a run have more steps; a comparison has one number of them
+        steps = folder.recipe().trainer.max_steps, recipe.trainer.max_steps
+        of_steps = "" if steps[0] == steps[1] else f"trainer.max_steps: {steps[0]} -> {steps[1]}"
+        if changes := folder.changes(recipe) or of_steps:
             raise UserError(
                 f"The comparison has changed since {folder.path} began ({changes}). Give the file "
                 "its settings back, remove that folder and those of what needs it, or start "

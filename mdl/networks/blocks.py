@@ -243,7 +243,8 @@ class TiedBlock(nn.Module):
     Its first channels, the centre of its kernels. Blocks of a layer then learn from each other's
     visits. Source: 'op collapsing' and channel masks of TuNAS (Bender et al., CVPR 2020); the
     centre of the kernel: Once-for-All (Cai et al., ICLR 2020). Differs from TuNAS: depthwise
-    kernels of different sizes share weights too, and so do batch norms' scales and shifts.
+    kernels of different sizes share weights too, and so do batch norms' scales and shifts. What a
+    step does not use of them has a zero gradient, not none: an optimizer's momentum still moves it.
     """
 
     def __init__(self, largest: InvertedResidual, block: Block) -> None:

@@ -57,7 +57,8 @@ class SizeTable(nn.Module):
 
     once [layers, blocks]: parameters that a block adds as soon as it has a user; per_user
     [layers, blocks]: those that each user adds; macs [domains, layers, blocks].
-    private: whether each domain has its nodes for itself.
+    private: whether each domain has its nodes for itself. common: whether all domains are drawn
+    one path, by one controller.
     """
 
     once: Tensor
@@ -65,8 +66,11 @@ class SizeTable(nn.Module):
     macs: Tensor
     fixed: Tensor
 
-    def __init__(self, parameters: ParameterTable, costs: CostTable, private: bool) -> None:
+    def __init__(
+        self, parameters: ParameterTable, costs: CostTable, private: bool, common: bool = False
+    ) -> None:
         super().__init__()
+        self.common = common
         once, per_user = parameters.choices(private)
         self.register_buffer("once", once, persistent=False)
         self.register_buffer("per_user", per_user, persistent=False)
@@ -75,12 +79,13 @@ class SizeTable(nn.Module):
         self.register_buffer("fixed", torch.tensor(fixed), persistent=False)
 
     def expected(self, probabilities: Tensor) -> Tensor:
-        """Parameters and multiply-adds, [2], expected of paths drawn independently.
+        """Parameters and multiply-adds, [2], expected of paths drawn so.
 
         probabilities: of each domain's choices, [domains, layers, blocks]. A block is there with
-        probability 1 - product over domains of (1 - p_d).
+        probability 1 - product over domains of (1 - p_d), as domains are drawn independently;
+        of one common path, with its p.
         """
-        there = 1 - (1 - probabilities).prod(0)
+        there = probabilities[0] if self.common else 1 - (1 - probabilities).prod(0)
         params = (there * self.once).sum() + (probabilities * self.per_user).sum()
         return torch.stack([params, (probabilities * self.macs).sum()]) + self.fixed
 
@@ -131,7 +136,7 @@ class _Climb:
         self.log_p, self.target = log_p, target
         self.once, self.per_user = sizes.once.double().cpu(), sizes.per_user.double().cpu()
         self.macs = sizes.macs.double().cpu()
-        self.total = sizes.total
+        self.total, self.common = sizes.total, sizes.common
 
     def distance(self, sizes: Tensor) -> Tensor:
         """Greatest miss of sizes [..., 2]."""
@@ -142,6 +147,9 @@ class _Climb:
         for _ in range(_MOST_CHANGES):
             now = self.total(choices).double().cpu()
             kinds = self.of_one_domain(choices, now), self.of_all_users(choices, now)
+            if self.common:  # what leaves the common path is none
+                kinds[0].gains.fill_(_NEVER)
+                kinds[0].sizes.copy_(now.expand_as(kinds[0].sizes))
             if within is None:
                 here = self.distance(now)
                 worth = [of.gains - price * (self.distance(of.sizes) - here) for of in kinds]

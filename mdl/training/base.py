@@ -94,7 +94,10 @@ class MultiDomainModule(L.LightningModule):
         return sum(len(labels) for _, labels in batch.values())
 
     def weight_step(self, batch: Batch, paths: Mapping[str, Path]) -> None:
-        """One optimizer step on the paths; nodes off them get no gradient and do not move."""
+        """One optimizer step on the paths; nodes off them get no gradient and do not move.
+
+        Of tied blocks the part off the paths gets a zero gradient: momentum and decay move it.
+        """
         optimizer: Any = self.optimizers()
         logits = self.network({d: images for d, (images, _) in batch.items()}, paths)
         objective = self.weighted_sum(self.losses(logits, batch))

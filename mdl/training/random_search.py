@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mdl.data.order import Integers, permutation, stable_key
 from mdl.data.transforms import Batch
 from mdl.space.architecture import Architecture
 from mdl.space.search_space import Path
@@ -20,8 +21,9 @@ from mdl.training.search import SearchModule
 class RandomSearchModule(SearchModule):
     """Rewards given networks in turns on a frozen super-network, and takes the best.
 
-    candidates: of which each is domain -> path. Every one is rewarded as often, on other
-    held-out images each time; its reward is the mean over domains and times.
+    candidates: of which each is domain -> path. Every one is rewarded as often; its reward is the
+    mean over domains and times of what it is over the mean of a step's candidates, all of which
+    see the same images.
     """
 
     candidates: Tensor
@@ -40,17 +42,23 @@ class RandomSearchModule(SearchModule):
         return "search: random networks"
 
     def turns(self, step: int) -> list[int]:
-        """Which candidates a step rewards."""
-        first = step * self.paths_per_step
-        return [turn % len(self.candidates) for turn in range(first, first + self.paths_per_step)]
+        """Which candidates a step rewards: all in turns, in another order each time round."""
+        turns = range(step * self.paths_per_step, (step + 1) * self.paths_per_step)
+        count = len(self.candidates)
+        orders = {turn // count: self._order(turn // count) for turn in turns}
+        return [int(orders[turn // count][turn % count]) for turn in turns]
+
+    def _order(self, time: int) -> Integers:
+        return permutation(stable_key(self.seed, "candidates", time), len(self.candidates))
 
     def draw(self, step: int) -> Tensor:
         return self.candidates[self.turns(step)]
 
     @torch.no_grad()
     def controller_step(self, batch: Batch, drawn: Tensor) -> None:
-        for turn, choices in zip(self.turns(self.global_step), drawn, strict=True):
-            self.reward_sums[turn] += self.rewards(batch, choices).mean()
+        rewards = torch.stack([self.rewards(batch, choices).mean() for choices in drawn])
+        for turn, reward in zip(self.turns(self.global_step), rewards, strict=True):
+            self.reward_sums[turn] += reward - rewards.mean()
             self.times[turn] += 1
         optimizer: Any = self.optimizers()
         optimizer.step()  # of nothing: the controllers have no gradient; it counts the step

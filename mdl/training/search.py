@@ -33,7 +33,10 @@ from mdl.space.architecture import Architecture
 from mdl.training.base import MultiDomainModule
 from mdl.training.reward import Baseline, absolute_reward, leave_one_out
 
-_MULTIPLIER_RATE = 0.02  # by which a multiplier grows per step, at a size of twice the target
+# Of the price of a size: what it is at twice the target at once, and by what it rises each step.
+# The first alone leaves a rest; the second alone goes on rising after the size is right, and
+# presses it far below the target.
+_PRICE, _PRICE_RATE = 1.0, 0.005
 
 
 class SearchModule(MultiDomainModule):
@@ -51,10 +54,10 @@ class SearchModule(MultiDomainModule):
     as a part of those of a uniformly drawn path.
     baseline_momentum: of the rewards' moving average.
     sharing: weight of the sharing bonus; 0 is the plain published form.
-    sizes, target_size: wanted totals of the whole network. Each has a multiplier in the
-    controllers' objective, which rises while the size expected of the controllers is above the
-    target and falls while it is below; the most likely paths of that size are the result.
-    Multiply-adds asked for so replace the reward's cost.
+    sizes, target_size: wanted totals of the whole network. The controllers' objective has an
+    augmented Lagrangian term for each (`size_penalty`), in the size expected of the controllers;
+    the most likely paths of the wanted size are the result. Multiply-adds asked for so replace
+    the reward's cost.
     frozen: whether the network's weights rest.
     """
 
@@ -94,7 +97,8 @@ class SearchModule(MultiDomainModule):
         self.register_buffer("fixed_macs", cost.fixed(), persistent=False)
         self.register_buffer("target_macs", target * cost.mean_path_macs(), persistent=False)
         self.sizes, self.target_size = sizes, target_size
-        self.register_buffer("multipliers", torch.zeros(2))  # of parameters, of multiply-adds
+        # of parameters and multiply-adds; checkpoints of searches from before they were lack them
+        self.register_buffer("multipliers", torch.zeros(2), persistent=False)
         if frozen:
             network.requires_grad_(False)
         self.search_records: dict[str, Tensor] = {}
@@ -172,8 +176,7 @@ class SearchModule(MultiDomainModule):
     def _raise_multipliers(self) -> None:
         """One step of dual ascent: the price of what is too large rises."""
         if self.target_size:
-            expected = self.sizes.expected(self.controllers.log_probabilities().exp())
-            self.multipliers += _MULTIPLIER_RATE * self.target_size.misses(expected)
+            self.multipliers += _PRICE_RATE * self.size_misses()
 
     def path_macs(self, choices: Tensor) -> Tensor:
         """Multiply-adds of the drawn paths, [domains]."""
@@ -183,17 +186,28 @@ class SearchModule(MultiDomainModule):
     def controller_objective(self, drawn: Tensor, advantage: Tensor) -> Tensor:
         """-sum over domains of (advantage * log p(path) + sharing * agreement), plus size.
 
-        drawn [paths, domains, layers], advantage [paths, domains]; the mean over paths. Size is
-        sum of multiplier * (expected size / target - 1).
+        drawn [paths, domains, layers], advantage [paths, domains]; the mean over paths.
         """
         log_p = torch.stack([self.controllers.log_probability(choices) for choices in drawn])
         objective = -(advantage * log_p).sum(-1).mean()
         if self.sharing:
             objective = objective - self.sharing * self.controllers.agreement().sum()
         if self.target_size:
-            expected = self.sizes.expected(self.controllers.log_probabilities().exp())
-            objective = objective + (self.multipliers * self.target_size.misses(expected)).sum()
+            objective = objective + self.size_penalty()
         return objective
+
+    def size_penalty(self) -> Tensor:
+        """sum over sizes of (multiplier * miss + price / 2 * miss ** 2).
+
+        An augmented Lagrangian; a miss is expected size / target - 1.
+        """
+        misses = self.size_misses()
+        return (self.multipliers * misses + _PRICE / 2 * misses**2).sum()
+
+    def size_misses(self) -> Tensor:
+        """By what parts the expected size misses the target, [2]; 0 where none is set."""
+        probabilities = self.controllers.log_probabilities().exp()
+        return self.target_size.misses(self.sizes.expected(probabilities))
 
     def architecture(self, source: Mapping[str, Any]) -> Architecture:
         """Each domain's most likely path; with a target, the most likely of that size."""
@@ -216,13 +230,15 @@ class SearchModule(MultiDomainModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["delay"] = self.delay
+        checkpoint["delay"], checkpoint["multipliers"] = self.delay, self.multipliers
         if not self.frozen:  # Lightning saves its own
             checkpoint["controller_optimizer"] = self.controller_optimizer.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.delay = checkpoint["delay"]
+        if "multipliers" in checkpoint:
+            self.multipliers.copy_(checkpoint["multipliers"])
         self._resumed = checkpoint.get("controller_optimizer")
 
     def on_train_start(self) -> None:

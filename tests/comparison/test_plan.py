@@ -1,8 +1,10 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mdl.comparison.comparison import Comparison, NeededRun, Row, Try
 from mdl.comparison.plan import Job, Plan
+from mdl.errors import UserError
 
 SEARCHES = {"a_search": NeededRun("search", ("search.sharing=0.1",))}
 
@@ -105,3 +107,10 @@ def test_a_chain_holds_all_that_a_job_needs() -> None:
     plan = Plan(comparison({"one": Row("one", search="again")}, runs=runs), {})
     chain = plan.chain(plan.jobs["one-seed1"])
     assert [job.name for job in chain] == ["a_search-seed1", "again-seed1"]
+
+
+def test_seeds_that_could_meet_another_s_draws_are_refused() -> None:
+    rows = {"one": Row("one", settings=("retrain.paths=common",), draws=2)}
+    assert Plan(comparison(rows, seeds=(0, 999)), {}).jobs
+    with pytest.raises(UserError, match="seeds holds 1000, .* expected seeds below 1000"):
+        Plan(comparison(rows, seeds=(0, 1000)), {})

@@ -10,7 +10,7 @@ from mdl.errors import UserError
 from mdl.networks.controller import Controllers
 from mdl.networks.cost import CostTable, macs_of_all_domains
 from mdl.networks.parameters import ParameterTable
-from mdl.networks.sizing import _NEAR, SizeTable, Target, most_likely_choices
+from mdl.networks.sizing import _NEAR, TOLERANCE, SizeTable, Target, most_likely_choices
 from mdl.space.search_space import SearchSpace, Stage
 
 CLASSES = {f"domain{i}": 3 + i for i in range(5)}
@@ -109,3 +109,28 @@ def test_where_the_most_likely_paths_have_the_size_they_are_kept(wide: SearchSpa
 def test_a_size_out_of_reach_is_told(wide: SearchSpace) -> None:
     with pytest.raises(UserError, match=r"search.target.params is 1e\+09, .* within 5%"):
         most_likely_choices(log_probabilities(wide, 0), sizes(wide), Target(params=1e9))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_common_path_of_a_size_stays_one_path(wide: SearchSpace, seed: int) -> None:
+    controllers = Controllers(wide, list(CLASSES), common=True)
+    torch.nn.init.normal_(controllers.logits)
+    log_p = controllers.log_probabilities().detach()
+    parameters, costs = ParameterTable(wide, CLASSES, "per_domain"), CostTable(wide, 16, CLASSES)
+    table = SizeTable(parameters, costs, private=False, common=True)
+    best = log_p.argmax(-1)
+    target = Target(macs=0.7 * float(table.total(best)[1]))
+    found = most_likely_choices(log_p, table, target)
+    assert (found == found[0]).all()
+    assert target.misses(table.total(found)).abs().max() <= TOLERANCE
+
+
+def test_the_expected_size_of_a_common_path_is_the_mean_over_draws(wide: SearchSpace) -> None:
+    controllers = Controllers(wide, list(CLASSES), common=True)
+    torch.nn.init.normal_(controllers.logits)
+    parameters, costs = ParameterTable(wide, CLASSES, "per_domain"), CostTable(wide, 16, CLASSES)
+    table = SizeTable(parameters, costs, private=False, common=True)
+    totals = torch.stack([table.total(controllers.sample(0, step)) for step in range(2000)])
+    expected = table.expected(controllers.log_probabilities().exp())
+    error = totals.std(0) / len(totals) ** 0.5
+    assert ((totals.mean(0) - expected).abs() < 4 * error).all()

@@ -12,9 +12,9 @@ from mdl.networks.controller import Controllers
 from mdl.networks.cost import CostTable
 from mdl.networks.multipath import MultiPathNetwork, Node, supernet_users
 from mdl.networks.parameters import ParameterTable
-from mdl.networks.sizing import SizeTable
+from mdl.networks.sizing import SizeTable, Target
 from mdl.space.search_space import Block, SearchSpace, Stage
-from mdl.training.reward import Baseline, absolute_reward
+from mdl.training.reward import Baseline, absolute_reward, leave_one_out
 from mdl.training.search import SearchModule
 
 CLASSES = {"birds": 3, "cars": 4}
@@ -226,3 +226,40 @@ def test_in_a_trained_supernetwork_controllers_find_the_block_that_sees(tmp_path
     trainer(tmp_path, 150).fit(search, Stripes())
     assert search.controllers.best_paths()["birds"] == (Block(5, 2, False),)
     assert search.controllers.entropy().item() < 0.4
+
+
+def test_the_advantage_of_several_paths_is_over_the_mean_of_the_others() -> None:
+    reward = torch.rand(4, 3)
+    advantage = leave_one_out(reward)
+    for path in range(4):
+        others = torch.cat([reward[:path], reward[path + 1 :]]).mean(0)
+        assert torch.allclose(advantage[path], reward[path] - others, atol=1e-6)
+    # what is common to all paths, as the difficulty of the images is, changes nothing
+    assert torch.allclose(leave_one_out(reward + torch.rand(3)), advantage, atol=1e-6)
+
+
+def test_the_objective_of_several_paths_is_the_mean_of_each(space: SearchSpace) -> None:
+    search = module(space)
+    drawn, advantage = search.draw(0).repeat(3, 1, 1), torch.rand(3, len(CLASSES))
+    alone = [search.controller_objective(drawn[i : i + 1], advantage[i : i + 1]) for i in range(3)]
+    together = search.controller_objective(drawn, advantage)
+    assert together.item() == pytest.approx(sum(of.item() for of in alone) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("part", [0.75, 1.2])
+def test_controllers_without_other_rewards_come_to_the_wanted_size(part: float) -> None:
+    stages = (Stage(8, 3, 2, "relu"), Stage(16, 4, 2, "hardswish"))
+    space = SearchSpace(8, 1, stages, 24, kernels=(3, 5), expansions=(2, 4))
+    plain = module(space)
+    size, _ = plain.sizes.total(torch.zeros(2, len(space.layers), dtype=torch.long)).tolist()
+    search = module(space, target_size=Target(params=part * size), controller_learning_rate=0.1)
+    torch.nn.init.normal_(search.controllers.logits)
+    for _ in range(300):
+        objective = search.size_penalty()
+        search.controllers.logits.grad = torch.autograd.grad(objective, search.controllers.logits)[
+            0
+        ]
+        search.controller_optimizer.step()
+        search._raise_multipliers()
+    assert search.size_misses().abs().max().item() < 0.1
+    assert search.size_misses()[1].item() == 0  # multiply-adds were not asked for
