@@ -14,6 +14,7 @@ from mdl.errors import UserError
 from mdl.run_folder import RunFolder, write_beside
 
 RECORD = "comparison.json"
+FORMAT = 1  # of the record
 
 
 @dataclass(frozen=True)

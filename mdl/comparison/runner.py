@@ -9,7 +9,7 @@ from time import monotonic, sleep
 from typing import IO, Any
 
 from mdl.comparison.comparison import Comparison
-from mdl.comparison.comparison_folder import ComparisonFolder, note_processes
+from mdl.comparison.comparison_folder import FORMAT, ComparisonFolder, note_processes
 from mdl.comparison.estimate import Left, Measured, duration, seconds_left
 from mdl.comparison.plan import Job, Plan
 from mdl.comparison.training import Training, stop
@@ -18,7 +18,6 @@ from mdl.errors import UserError
 from mdl.recipe import Recipe
 from mdl.recipe_files import load_recipe
 
-FORMAT = 1
 SECONDS_BETWEEN_LINES = 60
 _SECONDS_BETWEEN_RECORDS = 10
 _SECONDS_BETWEEN_LOOKS = 0.2

@@ -8,12 +8,10 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from mdl.comparison.comparison_folder import ComparisonFolder
+from mdl.comparison.comparison_folder import FORMAT, ComparisonFolder
 from mdl.errors import UserError
 from mdl.results.run import Run
 from mdl.results.statistics import Spread, multi_task_delta, paired
-
-_FORMAT = 1
 
 Accuracy = dict[str, float]
 """Domain -> top-1 in [0, 1]."""
@@ -113,10 +111,10 @@ class Compared:
     def read(cls, folder: ComparisonFolder) -> Compared:
         """Raises UserError where the record is of another version, or no row has a run yet."""
         record = folder.record()
-        if record.get("format") != _FORMAT:
+        if record.get("format") != FORMAT:
             raise UserError(
                 f"{folder.record_file} has format {record.get('format')}; this version of mdl "
-                f"reads format {_FORMAT}. Run the comparison with this version: mdl.compare."
+                f"reads format {FORMAT}. Run the comparison with this version: mdl.compare."
             )
         runs = {
             name: Run.read(folder.run(name).path, record["rows"][job["entry"]]["label"])

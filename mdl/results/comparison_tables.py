@@ -88,7 +88,8 @@ def cost_table(compared: Compared) -> Table:
         "Means over the runs. Shared nodes are counted once. Multiply-adds, in millions: one image "
         "of a domain on its path, the mean of the domains; one image of each domain, summed; one "
         "image sent through all domains, common work done once. Search and training: wall time of "
-        "a run and of what it needs."
+        "a run and of what it needs; a search counts in full for every method that uses it. A "
+        "frozen backbone's norms are counted for every domain, though they are one and the same."
     )
     return Table("Cost", columns, rows, note)
 
