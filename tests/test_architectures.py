@@ -16,7 +16,7 @@ from mdl.errors import UserError
 from mdl.networks.parameters import ParameterTable
 from mdl.recipe_files import load_recipe
 from mdl.space.architecture import Architecture
-from mdl.training.base import MultiDomainModule
+from tests.dying import dying_at
 from tests.networks.counted import count_parameters
 from tests.test_fit import RETRAIN, SEARCH, assert_same_run, run_of, weights
 
@@ -216,16 +216,7 @@ def test_each_variant_that_stopped_goes_on_as_if_it_had_not(
     }[variant]
     arguments = [*retrain, *words, "name=it"]
     fit.main([*arguments, f"runs_dir={tmp_path / 'unbroken'}"])
-    with pytest.MonkeyPatch.context() as patch:
-        original = MultiDomainModule.weighted_sum
-
-        def dying(self, losses):  # type: ignore[no-untyped-def]
-            if self.global_step == stop:
-                raise RuntimeError("the machine died")
-            return original(self, losses)
-
-        patch.setattr(MultiDomainModule, "weighted_sum", dying)
-        with pytest.raises(RuntimeError, match="the machine died"):
-            fit.main([*arguments, f"runs_dir={tmp_path / 'broken'}"])
+    with dying_at(stop):
+        fit.main([*arguments, f"runs_dir={tmp_path / 'broken'}"])
     fit.main([*arguments, f"runs_dir={tmp_path / 'broken'}"])
     assert_same_run(tmp_path / "unbroken" / "it", tmp_path / "broken" / "it")

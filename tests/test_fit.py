@@ -26,6 +26,7 @@ from mdl.space.architecture import Architecture
 from mdl.training.base import MultiDomainModule
 from mdl.training.search import SearchModule
 from tests.conftest import SIZES, coloured
+from tests.dying import dying_at
 
 SEARCH, RETRAIN = "recipes/mpnas_search.yaml", "recipes/mpnas_retrain.yaml"
 
@@ -117,17 +118,8 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(
     given = [f"architecture_file={searched / 'architecture.json'}"] if recipe == RETRAIN else []
     arguments = [recipe, *small_run, *given, "name=it"]
     fit.main([*arguments, f"runs_dir={tmp_path / 'unbroken'}"])
-    with pytest.MonkeyPatch.context() as patch:
-        original = MultiDomainModule.weighted_sum
-
-        def dying(self, losses):  # type: ignore[no-untyped-def]
-            if self.global_step == stop:
-                raise RuntimeError("the machine died")
-            return original(self, losses)
-
-        patch.setattr(MultiDomainModule, "weighted_sum", dying)
-        with pytest.raises(RuntimeError, match="the machine died"):
-            fit.main([*arguments, f"runs_dir={tmp_path / 'broken'}"])
+    with dying_at(stop):
+        fit.main([*arguments, f"runs_dir={tmp_path / 'broken'}"])
     fit.main([*arguments, f"runs_dir={tmp_path / 'broken'}"])
     assert_same_run(tmp_path / "unbroken" / "it", tmp_path / "broken" / "it")
 
@@ -168,17 +160,8 @@ def test_more_steps_leave_the_warm_up_where_it_was_and_follow_the_longer_schedul
 def test_an_evaluation_does_not_make_an_unfinished_run_look_finished(
     searched: Path, small_run: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        original = MultiDomainModule.weighted_sum
-
-        def dying(self, losses):  # type: ignore[no-untyped-def]
-            if self.global_step == 6:
-                raise RuntimeError("the machine died")
-            return original(self, losses)
-
-        patch.setattr(MultiDomainModule, "weighted_sum", dying)
-        with pytest.raises(RuntimeError):
-            fit.main([RETRAIN, *small_run])
+    with dying_at(6):
+        fit.main([RETRAIN, *small_run])
     run = run_of(small_run, "mpnas_retrain")
     evaluate.main([str(run)])
     capsys.readouterr()

@@ -16,8 +16,8 @@ from mdl.networks.cost import CostTable, macs_of_all_domains
 from mdl.networks.parameters import ParameterTable
 from mdl.recipe_files import load_recipe
 from mdl.space.architecture import Architecture
-from mdl.training.base import MultiDomainModule
 from mdl.training.random_search import RandomSearchModule
+from tests.dying import dying_at
 from tests.test_fit import RETRAIN, SEARCH, assert_same_run, run_of, weights
 
 WIDER = "space.stages=[{width: 8, depth: 3, stride: 2, activation: relu}]"
@@ -67,19 +67,11 @@ def test_controllers_are_searched_again_for_a_size_and_the_weights_rest(trained:
 
 @pytest.mark.parametrize("method", [[], ["search.candidates=3"]], ids=["controllers", "random"])
 def test_a_search_on_a_frozen_supernetwork_goes_on_as_if_it_had_not_stopped(
-    trained: list[str], method: list[str], monkeypatch: pytest.MonkeyPatch
+    trained: list[str], method: list[str]
 ) -> None:
     words = [SEARCH, *trained, *middle(run_of(trained, "first")), *method]
     fit.main([*words, "name=unbroken"])
-    record = MultiDomainModule.record
-
-    def dying(self, *given):  # type: ignore[no-untyped-def]
-        if self.global_step == 6:
-            raise RuntimeError("killed")
-        return record(self, *given)
-
-    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="killed"):
-        patched.setattr(MultiDomainModule, "record", dying)
+    with dying_at(6, "record"):
         fit.main([*words, "name=broken"])
     fit.main([*words, "name=broken"])
     assert_same_run(run_of(trained, "unbroken"), run_of(trained, "broken"))
@@ -125,6 +117,8 @@ def test_a_diagnosis_compares_with_random_networks_and_ranks_what_was_trained(
     ("words", "message"),
     [
         (["search.block_weights=own"], "whose recipe has search.block_weights=tied"),
+        (["data.image_size=10"], "whose recipe has data.image_size=12"),
+        (["search.target.params=.inf"], "search.target.params is inf; expected a number above 0"),
         (["data.held_out=0.5"], "whose recipe has data.held_out=0.2"),
         (["network.batch_norm=shared"], "whose recipe has network.batch_norm=per_domain"),
         (["search.supernet_file=nowhere.ckpt"], "which is no run's checkpoint"),
@@ -138,6 +132,17 @@ def test_what_a_trained_supernetwork_cannot_serve_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         fit.main([SEARCH, *trained, "name=other", *words])
+
+
+def test_a_supernetwork_is_taken_of_a_finished_search_only(trained: list[str]) -> None:
+    (run_of(trained, "first") / "architecture.json").unlink()
+    with pytest.raises(UserError, match="of a search that is not finished. Go on with it: python"):
+        fit.main([SEARCH, *trained, "name=other"])
+
+
+def test_a_diagnosis_needs_networks_to_compare_with(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--random is 1; expected at least 2 networks"):
+        diagnose.main([str(tmp_path), "--random", "1"])
 
 
 def test_a_retraining_and_a_frozen_search_are_no_supernetworks(trained: list[str]) -> None:

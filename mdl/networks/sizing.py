@@ -26,7 +26,7 @@ _NEAR = 0.02  # what is tried for; a space of few blocks has no network that nea
 
 _NEVER = -1e9  # log probability of a block that a layer lacks: no size is worth it
 _FIRST_PRICE, _PRICE_RISE, _RISES = 0.01, 1.3, 80
-_MOST_CHANGES = 2000
+_MOST_CHANGES, _LEAST_GAIN = 2000, 1e-9
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,7 @@ class _Changes:
 
     gains: Tensor
     sizes: Tensor
+    of_all_users: bool
 
 
 class _Climb:
@@ -146,26 +147,26 @@ class _Climb:
         """Takes the best change while there is one; `within`: never leaving that distance."""
         for _ in range(_MOST_CHANGES):
             now = self.total(choices).double().cpu()
-            kinds = self.of_one_domain(choices, now), self.of_all_users(choices, now)
-            if self.common:  # what leaves the common path is none
-                kinds[0].gains.fill_(_NEVER)
-                kinds[0].sizes.copy_(now.expand_as(kinds[0].sizes))
-            if within is None:
-                here = self.distance(now)
-                worth = [of.gains - price * (self.distance(of.sizes) - here) for of in kinds]
-            else:
-                allowed = [self.distance(of.sizes) <= within for of in kinds]
-                worth = [of.gains.where(ok, _NEVER) for of, ok in zip(kinds, allowed, strict=True)]
-            one, users = (int(values.argmax()) for values in worth)
-            if max(worth[0].view(-1)[one], worth[1].view(-1)[users]) < 1e-9:
+            kinds = [self.of_all_users(choices, now)]
+            if not self.common:
+                kinds.append(self.of_one_domain(choices, now))
+            here = self.distance(now)
+            worth = [
+                of.gains - price * (self.distance(of.sizes) - here)
+                if within is None
+                else of.gains.where(self.distance(of.sizes) <= within, _NEVER)
+                for of in kinds
+            ]
+            best = max(range(len(kinds)), key=lambda kind: float(worth[kind].max()))
+            if worth[best].max() < _LEAST_GAIN:
                 break
+            place = np.unravel_index(int(worth[best].argmax()), worth[best].shape)
+            first, second, block = map(int, place)
             choices = choices.clone()
-            if worth[0].view(-1)[one] >= worth[1].view(-1)[users]:
-                domain, layer, block = np.unravel_index(one, worth[0].shape)
-                choices[domain, layer] = int(block)
-            else:
-                layer, old, block = np.unravel_index(users, worth[1].shape)
-                choices[choices[:, layer] == int(old), layer] = int(block)
+            if kinds[best].of_all_users:  # layer, old block
+                choices[choices[:, first] == second, first] = block
+            else:  # domain, layer
+                choices[first, second] = block
         return choices
 
     def of_one_domain(self, choices: Tensor, now: Tensor) -> _Changes:
@@ -179,7 +180,7 @@ class _Climb:
         gains = self.log_p - self.log_p.gather(-1, old)
         stays = taken.bool()
         sizes = torch.stack([params.masked_fill(stays, 0), macs], -1) + now
-        return _Changes(gains, sizes)
+        return _Changes(gains, sizes, of_all_users=False)
 
     def of_all_users(self, choices: Tensor, now: Tensor) -> _Changes:
         """All users of a block at a layer take another: [layers, old blocks, blocks]."""
@@ -194,7 +195,8 @@ class _Climb:
             for of in (self.macs, self.log_p)
         )
         changes = [values.masked_fill(stays, 0) for values in (params, macs)]
-        return _Changes(gains.masked_fill(stays, 0), torch.stack(changes, -1) + now)
+        sizes = torch.stack(changes, -1) + now
+        return _Changes(gains.masked_fill(stays, 0), sizes, of_all_users=True)
 
 
 def _not_found(sizes: Tensor, target: Target) -> str:

@@ -23,6 +23,7 @@ from mdl.recipe_files import load_recipe
 from mdl.space.search_space import SearchSpace
 from mdl.training.base import MultiDomainModule
 from mdl.training.retrain import RetrainModule
+from tests.dying import dying_at
 from tests.test_fit import RETRAIN, SEARCH, assert_same_run, weights
 from tests.training import test_retrain, test_search
 from tests.training.test_search import batch
@@ -148,17 +149,8 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(
     arguments = [recipe, *small_run, "name=it", "callbacks.abdp=null", "balancing.interval=2"]
     arguments += ["retrain.paths=common", f"balancing.method={method}"]
     fit.main([*arguments, f"runs_dir={tmp_path / 'unbroken'}"])
-    with pytest.MonkeyPatch.context() as patch:
-        original = MultiDomainModule.weighted_sum
-
-        def dying(self, losses):  # type: ignore[no-untyped-def]
-            if self.global_step == 3:
-                raise RuntimeError("the machine died")
-            return original(self, losses)
-
-        patch.setattr(MultiDomainModule, "weighted_sum", dying)
-        with pytest.raises(RuntimeError, match="the machine died"):
-            fit.main([*arguments, f"runs_dir={tmp_path / 'broken'}"])
+    with dying_at(3):
+        fit.main([*arguments, f"runs_dir={tmp_path / 'broken'}"])
     fit.main([*arguments, f"runs_dir={tmp_path / 'broken'}"])
     assert weights(tmp_path / "unbroken" / "it")["domain_weights"].std() > 1e-4
     assert_same_run(tmp_path / "unbroken" / "it", tmp_path / "broken" / "it")
