@@ -31,7 +31,8 @@ class SearchTrace(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        assert isinstance(pl_module, SearchModule)
+        if not isinstance(pl_module, SearchModule):
+            return  # finalists have no controllers
         if trainer.global_step % self.interval:
             return
         scores = torch.tensor(similarity(pl_module.controllers.best_paths()))

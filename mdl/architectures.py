@@ -1,21 +1,30 @@
-"""Which paths a retraining trains: searched ones, or what they are compared with."""
+"""Which paths are trained: searched ones, what they are compared with, a search's finalists."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from mdl.assembly import build_space, count_classes
+from mdl.assembly import (
+    build_sizes,
+    build_space,
+    build_target,
+    count_classes,
+    draw_random,
+)
 from mdl.data.domains import Domain
 from mdl.errors import UserError
+from mdl.networks.controller import Controllers
 from mdl.networks.cost import CostTable
 from mdl.networks.draws import random_paths_like
 from mdl.networks.parameters import ParameterTable
+from mdl.networks.sizing import most_likely_choices
 from mdl.networks.widths import widened_to
 from mdl.recipe import Recipe, image_sizes
 from mdl.run_folder import RunFolder
 from mdl.space.architecture import Architecture
 from mdl.space.search_space import Path as SpacePath
+from mdl.weights import load_controllers
 
 
 def choose_architecture(recipe: Recipe, domains: Mapping[str, Domain]) -> Architecture:
@@ -102,3 +111,41 @@ def _common_path(recipe: Recipe, file: str | None) -> SpacePath:
         return architecture.common_path()
     except UserError as error:
         raise UserError(f"{file} does not serve: {error}") from error
+
+
+_DRAWS_PER_FINALIST = 20  # of controllers that have decided, most draws are the same
+
+
+def choose_finalists(recipe: Recipe, domains: Mapping[str, Domain]) -> list[Architecture]:
+    """Different networks for a search's last round (`search.finalists`).
+
+    Those of an earlier search's controllers: the most likely one, and draws from them; where the
+    recipe has a target each is pulled to that size (`most_likely_choices`, of log probabilities
+    with Gumbel noise, whose most likely choices are a draw). Without controllers: random ones of
+    the target.
+
+    Raises UserError where the controllers give fewer than two networks.
+    """
+    assert recipe.search.finalists is not None
+    space, count = build_space(recipe.space), recipe.search.finalists
+    if recipe.search.controllers_file is None:
+        drawn = draw_random(recipe, domains, count)
+        return [Architecture(space, paths, {"random": at}) for at, paths in enumerate(drawn)]
+    controllers = Controllers(space, list(domains), recipe.search.controllers == "common")
+    load_controllers(controllers, recipe, domains)
+    sizes, target = build_sizes(recipe, domains), build_target(recipe)
+    found: list[Architecture] = []
+    for draw in range(_DRAWS_PER_FINALIST * count):
+        log_p = controllers.perturbed(recipe.seed, draw)
+        choices = most_likely_choices(log_p, sizes, target) if target else log_p.argmax(-1)
+        paths = controllers.paths(choices)
+        if all(paths != known.paths for known in found):
+            found.append(Architecture(space, paths, {"draw": draw}))
+        if len(found) == count:
+            break
+    if len(found) < 2:
+        raise UserError(
+            f"The controllers of {recipe.search.controllers_file} give one network only: there is "
+            "nothing to choose of. Train it: python -m mdl.fit recipes/mpnas_retrain.yaml"
+        )
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from mdl.networks.parameters import ParameterTable
 from mdl.networks.sizing import SizeTable, Target, most_likely_choices
 from mdl.recipe import LARGEST, BalancingRecipe, Recipe, SpaceRecipe, image_sizes, load_sizes
 from mdl.space.architecture import Architecture
+from mdl.space.search_space import Path as SpacePath
 from mdl.space.search_space import SearchSpace, Stage
 from mdl.training.balancer import Balancer
+from mdl.training.finalists import FinalistsModule
 from mdl.training.gradnorm import GradNorm
 from mdl.training.random_search import RandomSearchModule
 from mdl.training.retrain import RetrainModule
@@ -119,15 +121,14 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
     )
     search = recipe.search
     can_share = search.controllers == "per_domain" and not private
-    costs = CostTable(space, image_sizes(recipe.data, domains), num_classes)
-    parameters = ParameterTable(space, num_classes, recipe.network.batch_norm)
+    costs = build_costs(recipe, domains)
     parts = (
         _channels_last(network),
         Controllers(space, list(domains), common=search.controllers == "common"),
         costs,
-        SizeTable(parameters, costs, private, search.controllers == "common"),
+        build_sizes(recipe, domains),
     )
-    target = Target(search.target.params, search.target.macs)
+    target = build_target(recipe)
     if target:  # out of reach, it is told now and not at the end
         most_likely_choices(parts[1].log_probabilities(), parts[3], target)
     settings: dict[str, Any] = {
@@ -144,11 +145,53 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
     }
     if search.candidates is None:
         return SearchModule(*parts, frozen=search.supernet_file is not None, **settings)
-    assert search.target.params is not None and search.target.macs is not None
-    size = search.target.params, search.target.macs
-    randomly = RandomPaths(list(domains), *size, costs, parameters, private)
-    drawn = [randomly.draw(recipe.seed, number) for number in range(search.candidates)]
+    drawn = draw_random(recipe, domains, search.candidates)
     return RandomSearchModule(*parts, candidates=drawn, **settings)
+
+
+def build_costs(recipe: Recipe, domains: Mapping[str, Domain]) -> CostTable:
+    sizes = image_sizes(recipe.data, domains)
+    return CostTable(build_space(recipe.space), sizes, count_classes(domains))
+
+
+def build_parameters(recipe: Recipe, domains: Mapping[str, Domain]) -> ParameterTable:
+    space, batch_norm = build_space(recipe.space), recipe.network.batch_norm
+    return ParameterTable(space, count_classes(domains), batch_norm)
+
+
+def build_sizes(recipe: Recipe, domains: Mapping[str, Domain]) -> SizeTable:
+    parameters, costs = build_parameters(recipe, domains), build_costs(recipe, domains)
+    private, common = recipe.network.nodes == "private", recipe.search.controllers == "common"
+    return SizeTable(parameters, costs, private, common)
+
+
+def build_target(recipe: Recipe) -> Target:
+    return Target(recipe.search.target.params, recipe.search.target.macs)
+
+
+def draw_random(
+    recipe: Recipe, domains: Mapping[str, Domain], count: int
+) -> list[dict[str, SpacePath]]:
+    """The first draws of random paths of the recipe's target; it has both sizes."""
+    target = build_target(recipe)
+    assert target.params is not None and target.macs is not None
+    parameters, costs = build_parameters(recipe, domains), build_costs(recipe, domains)
+    private = recipe.network.nodes == "private"
+    size = target.params, target.macs
+    randomly = RandomPaths(list(domains), *size, costs, parameters, private)
+    return [randomly.draw(recipe.seed, number) for number in range(count)]
+
+
+def build_finalists(
+    recipe: Recipe, domains: Mapping[str, Domain], finalists: Sequence[Architecture]
+) -> FinalistsModule:
+    """The derived networks of a search's last round and what the recipe says of their training."""
+    return FinalistsModule(
+        [_derived_network(recipe, domains, of) for of in finalists],
+        finalists,
+        ema_decay=recipe.retrain.ema_decay,
+        **_weights_training(recipe),
+    )
 
 
 def build_retrain(
@@ -157,6 +200,18 @@ def build_retrain(
     """The derived network and what the recipe says of its training."""
     # not the space: that of one widened path is not the recipe's
     architecture.check_domains(list(domains))
+    return RetrainModule(
+        _derived_network(recipe, domains, architecture),
+        {domain: architecture.paths[domain] for domain in domains},
+        frozen=recipe.retrain.paths == "backbone" and recipe.retrain.backbone == "frozen",
+        ema_decay=recipe.retrain.ema_decay,
+        **_weights_training(recipe),
+    )
+
+
+def _derived_network(
+    recipe: Recipe, domains: Mapping[str, Domain], architecture: Architecture
+) -> MultiPathNetwork:
     paths = {domain: architecture.paths[domain] for domain in domains}
     network = MultiPathNetwork(
         architecture.space,
@@ -164,13 +219,7 @@ def build_retrain(
         count_classes(domains),
         batch_norm=recipe.network.batch_norm,
     )
-    return RetrainModule(
-        _channels_last(network),
-        paths,
-        frozen=recipe.retrain.paths == "backbone" and recipe.retrain.backbone == "frozen",
-        ema_decay=recipe.retrain.ema_decay,
-        **_weights_training(recipe),
-    )
+    return _channels_last(network)
 
 
 def _channels_last(network: MultiPathNetwork) -> MultiPathNetwork:

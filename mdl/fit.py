@@ -17,10 +17,11 @@ from pathlib import Path
 
 import lightning as L
 
-from mdl.architectures import choose_architecture
+from mdl.architectures import choose_architecture, choose_finalists
 from mdl.assembly import (
     build_callbacks,
     build_data,
+    build_finalists,
     build_retrain,
     build_search,
     find_domains,
@@ -42,6 +43,7 @@ from mdl.space.architecture import Architecture
 from mdl.trainer import build_loggers, build_trainer, quiet
 from mdl.training.base import MultiDomainModule
 from mdl.training.checkpoints import LAST
+from mdl.training.finalists import FinalistsModule
 from mdl.training.retrain import RetrainModule
 from mdl.training.search import SearchModule
 from mdl.weights import load_backbone, load_supernet, read_checkpoint
@@ -82,7 +84,12 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
     L.seed_everything(recipe.seed, workers=True, verbose=False)
     last = folder.checkpoints_dir / LAST
     module: MultiDomainModule
-    if recipe.phase == "search":
+    finalists: list[Architecture] = []
+    if recipe.phase == "search" and recipe.search.finalists is not None:
+        finalists = folder.finalists() if folder.has_begun else []
+        finalists = finalists or choose_finalists(recipe, domains)
+        module = build_finalists(recipe, domains, finalists)
+    elif recipe.phase == "search":
         module = build_search(recipe, domains)
         # once: a run's own checkpoint carries it
         if recipe.search.supernet_file is not None and not last.is_file():
@@ -104,6 +111,8 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
     folder.claim(recipe)
     if recipe.phase == "retrain":
         architecture.write(folder.architecture_file)
+    if finalists and not folder.has_begun:
+        folder.write_finalists(finalists)
     last_step = 0
     if last.is_file():
         last_step = read_checkpoint(last, recipe, domains, to_go_on=True)["global_step"]
@@ -132,7 +141,7 @@ def _train(fitted: Fitted, checkpoint: Path | None) -> None:
 def _write_product(recipe: Recipe, fitted: Fitted) -> None:
     """What the phase is for: the architecture, or the scores."""
     module, folder, data = fitted.module, fitted.folder, fitted.data
-    if isinstance(module, SearchModule):
+    if isinstance(module, SearchModule | FinalistsModule):
         source = {
             "run": recipe.name,
             "seed": recipe.seed,

@@ -123,6 +123,11 @@ class SearchRecipe:
     # with supernet_file and a target: so many random networks of that size in place of
     # controllers, rewarded as they are; the best is what a search has to beat
     candidates: int | None = None
+    # so many networks trained from scratch side by side, the worse half dropped round by round;
+    # controllers_file: a finished search's checkpoint, whose controllers give them; null: random
+    # networks of the target
+    finalists: int | None = None
+    controllers_file: str | None = None
     paths_per_step: int = 1  # per domain, rewarded on the same images
     held_out_batch_size: int = 32
     block_weights: str = "own"  # own | tied: the blocks of a layer are parts of its largest

@@ -63,6 +63,7 @@ _POSITIVE = (
 
 _POSITIVE_OR_NULL = (
     "search.candidates",
+    "search.finalists",
     "trainer.threads",
     "optimizer.clip_norm",
     "search.target.params",
@@ -291,6 +292,7 @@ def _check_search(merged: DictConfig) -> None:
     for key in ("params", "macs"):
         if (total := search.target[key]) is not None and not isfinite(total):
             raise UserError(f"search.target.{key} is {total}; expected a number above 0, or null.")
+    _check_finalists(merged)
     if search.candidates is not None and search.controllers == "common":
         raise UserError(
             f"search.candidates is {search.candidates}, but search.controllers is 'common': random "
@@ -308,6 +310,38 @@ def _check_search(merged: DictConfig) -> None:
         raise UserError(
             f"balancing.method is {merged.balancing.method}, but search.supernet_file is given: "
             "no weights are trained, there is nothing to balance. Set balancing.method=none."
+        )
+
+
+def _check_finalists(merged: DictConfig) -> None:
+    search = merged.search
+    if search.finalists is None:
+        if search.controllers_file is not None:
+            raise UserError(
+                f"search.controllers_file is {search.controllers_file}, but search.finalists is "
+                "null; expected how many networks are to be trained, e.g. search.finalists=8"
+            )
+        return
+    if search.finalists < 2:
+        raise UserError(f"search.finalists is {search.finalists}; expected 2 or more to choose of.")
+    for key in ("supernet_file", "candidates"):
+        if search[key] is not None:
+            raise UserError(
+                f"search.finalists and search.{key} are both given: finalists are trained from "
+                f"scratch, without a super-network. Set search.{key}=null, or "
+                "search.finalists=null."
+            )
+    for key in ("params", "macs"):
+        if search.controllers_file is None and search.target[key] is None:
+            raise UserError(
+                f"search.finalists is {search.finalists}, but neither search.controllers_file nor "
+                f"search.target.{key} is given; expected a finished search's checkpoint, or both "
+                "sizes that random finalists are to have."
+            )
+    if merged.balancing.method != "none":
+        raise UserError(
+            f"balancing.method is {merged.balancing.method}, which weighs the losses of one "
+            f"network; search.finalists trains {search.finalists}. Set balancing.method=none."
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,22 @@ class RunFolder:
     @property
     def scores_file(self) -> Path:
         return self.path / "scores.json"
+
+    @property
+    def finalists_dir(self) -> Path:
+        return self.path / "finalists"
+
+    def finalists(self) -> list[Architecture]:
+        """Those that the run began with, by their numbers; none where it has not begun."""
+        return [Architecture.read(file) for file in sorted(self.finalists_dir.glob("*.json"))]
+
+    def write_finalists(self, finalists: Sequence[Architecture]) -> None:
+        """An architecture file each: 00.json, 01.json, ..."""
+        for file in self.finalists_dir.glob("*.json"):
+            file.unlink()  # of a start that came to nothing
+        self.finalists_dir.mkdir(exist_ok=True)
+        for number, of in enumerate(finalists):
+            of.write(self.finalists_dir / f"{number:02d}.json")
 
     @property
     def figures_dir(self) -> Path:

@@ -12,6 +12,7 @@ from torch import Tensor
 from mdl.data.domains import Domain
 from mdl.errors import UserError
 from mdl.networks.blocks import domain_key
+from mdl.networks.controller import Controllers
 from mdl.networks.multipath import MultiPathNetwork, path_users
 from mdl.recipe import DataRecipe, Recipe, image_sizes, load_sizes
 from mdl.recipe_files import overrides_between
@@ -52,54 +53,97 @@ def load_supernet(module: MultiDomainModule, recipe: Recipe, domains: Mapping[st
     Raises UserError where the checkpoint is of another super-network than the recipe's, of other
     classes or images, or of a retraining: held-out images have to be those held out then.
     """
-    assert recipe.search.supernet_file is not None
-    file = Path(recipe.search.supernet_file)
-    folder = RunFolder(file.parent.parent)
-    if not file.is_file() or not folder.recipe_file.is_file():
-        raise UserError(
-            f"search.supernet_file is {file}, which is no run's checkpoint; expected one of a "
-            "search, e.g. runs/mpnas_search/checkpoints/last.ckpt"
-        )
 
     def sizes(of: Recipe, kind: Callable[[DataRecipe, Iterable[str]], dict[str, int]]) -> str:
         found = kind(of.data, domains)
         different = set(found.values())
         return str(found if len(different) > 1 else different.pop())
 
-    earlier = folder.recipe()
-    content = read_checkpoint(file, earlier, domains, to_go_on=True)
-    if earlier.phase != "search" or earlier.search.supernet_file is not None:
-        kind = "a retraining" if earlier.phase != "search" else "a search on a frozen super-network"
+    key, file = "search.supernet_file", recipe.search.supernet_file
+    earlier, state = _of_a_search(key, file, domains)
+    if not _trained_weights(earlier):
         raise UserError(
-            f"search.supernet_file is {file}, a checkpoint of {kind}; expected one of a search "
-            "that trained its super-network."
-        )
-    if folder.finished_steps("search") == 0:
-        raise UserError(
-            f"search.supernet_file is {file}, of a search that is not finished. Go on with it: "
-            f"python -m mdl.fit {folder.recipe_file}"
+            f"{key} is {file}, a checkpoint of a search that trained no super-network (on a "
+            "frozen one, or of finalists); expected one that did."
         )
     words = overrides_between(recipe, earlier, ["space", "network"])
-    words += [
-        f"{key}={then}"
-        for key, now, then in (
-            ("data.held_out", recipe.data.held_out, earlier.data.held_out),
-            ("data.image_size", sizes(recipe, image_sizes), sizes(earlier, image_sizes)),
-            ("data.load_size", sizes(recipe, load_sizes), sizes(earlier, load_sizes)),
-            ("search.block_weights", recipe.search.block_weights, earlier.search.block_weights),
+    words += _different(
+        ("data.held_out", recipe.data.held_out, earlier.data.held_out),
+        ("data.image_size", sizes(recipe, image_sizes), sizes(earlier, image_sizes)),
+        ("data.load_size", sizes(recipe, load_sizes), sizes(earlier, load_sizes)),
+        ("search.block_weights", recipe.search.block_weights, earlier.search.block_weights),
+    )
+    _check_as_then(key, file, words, "a super-network")
+    module.network.load_state_dict(_part_of(state, "network."))
+
+
+def load_controllers(
+    controllers: Controllers, recipe: Recipe, domains: Mapping[str, Domain]
+) -> None:
+    """Loads the controllers of an earlier search, `search.controllers_file`.
+
+    Raises UserError where the checkpoint is of no finished search with controllers, or of another
+    space, network or kind of controllers than the recipe's.
+    """
+    key, file = "search.controllers_file", recipe.search.controllers_file
+    earlier, state = _of_a_search(key, file, domains)
+    if earlier.search.finalists is not None or earlier.search.candidates is not None:
+        raise UserError(
+            f"{key} is {file}, a checkpoint of a search without controllers (of random networks, "
+            "or of finalists); expected one with."
         )
-        if now != then
-    ]
+    kinds = recipe.search.controllers, earlier.search.controllers
+    words = overrides_between(recipe, earlier, ["space", "network"])
+    words += _different(("search.controllers", *kinds))
+    _check_as_then(key, file, words, "controllers")
+    controllers.load_state_dict(_part_of(state, "controllers."))
+
+
+def _of_a_search(
+    key: str, name: str | None, domains: Mapping[str, Domain]
+) -> tuple[Recipe, dict[str, Tensor]]:
+    """Recipe and state of a finished search's checkpoint. Raises UserError where it is none."""
+    assert name is not None
+    file = Path(name)
+    folder = RunFolder(file.parent.parent)
+    if not file.is_file() or not folder.recipe_file.is_file():
+        raise UserError(
+            f"{key} is {file}, which is no run's checkpoint; expected one of a search, e.g. "
+            "runs/mpnas_search/checkpoints/last.ckpt"
+        )
+    earlier = folder.recipe()
+    content = read_checkpoint(file, earlier, domains, to_go_on=True)
+    if earlier.phase != "search":
+        raise UserError(f"{key} is {file}, a checkpoint of a retraining; expected one of a search.")
+    if folder.finished_steps("search") == 0:
+        raise UserError(
+            f"{key} is {file}, of a search that is not finished. Go on with it: "
+            f"python -m mdl.fit {folder.recipe_file}"
+        )
+    state: dict[str, Tensor] = content["state_dict"]
+    return earlier, state
+
+
+def _trained_weights(search: Recipe) -> bool:
+    """Whether a search trained a super-network."""
+    return search.search.supernet_file is None and search.search.finalists is None
+
+
+def _different(*values: tuple[str, object, object]) -> list[str]:
+    """(key, now, then) -> 'key=then' of those that differ."""
+    return [f"{key}={then}" for key, now, then in values if now != then]
+
+
+def _check_as_then(key: str, file: str | None, words: Sequence[str], what: str) -> None:
     if words:
         raise UserError(
-            f"search.supernet_file is {file}, whose recipe has {', '.join(words)}; expected the "
-            "same here. Give these words too, or a super-network of this recipe."
+            f"{key} is {file}, whose recipe has {', '.join(words)}; expected the same here. Give "
+            f"these words too, or {what} of this recipe."
         )
-    of_network = "network."
-    state = content["state_dict"]
-    module.network.load_state_dict(
-        {k.removeprefix(of_network): v for k, v in state.items() if k.startswith(of_network)}
-    )
+
+
+def _part_of(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def load_weights(
@@ -166,8 +210,7 @@ def _averaged_network(
     state: Mapping[str, Tensor], folder: RunFolder, recipe: Recipe
 ) -> MultiPathNetwork:
     """The network of a retraining, with the weights that are evaluated."""
-    prefix = "average.module."
-    averaged = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    averaged = _part_of(state, "average.module.")
     architecture = Architecture.read(folder.architecture_file)
     heads = {d: averaged[f"heads.{domain_key(d)}.bias"] for d in architecture.domains}
     network = MultiPathNetwork(

@@ -113,6 +113,76 @@ def test_a_diagnosis_compares_with_random_networks_and_ranks_what_was_trained(
     assert (first / "figures" / "reward.png").is_file()
 
 
+@pytest.fixture
+def finalists(trained: list[str]) -> list[str]:
+    """The words that finalists of a search's controllers need."""
+    words = [word for word in trained if "search." not in word]
+    file = run_of(trained, "first") / "checkpoints" / "last.ckpt"
+    target = middle(run_of(trained, "first"))
+    return [SEARCH, *words, *target, "search.finalists=4", f"search.controllers_file={file}"]
+
+
+def test_finalists_have_the_size_asked_for_and_the_best_is_one_of_them(
+    finalists: list[str], trained: list[str]
+) -> None:
+    fit.main([*finalists, "name=last_round"])
+    run = run_of(trained, "last_round")
+    found = Architecture.read(run / "architecture.json")
+    files = sorted((run / "finalists").iterdir())
+    assert [file.name for file in files] == ["00.json", "01.json", "02.json", "03.json"]
+    all_of_them = [Architecture.read(file).paths for file in files]
+    assert all_of_them[found.source["finalist"]] == found.paths
+    assert all(one != other for at, one in enumerate(all_of_them) for other in all_of_them[:at])
+    asked = [float(w.partition("=")[2]) for w in finalists if w.startswith("search.target.")]
+    for size, wanted in zip(sizes(run), asked, strict=True):
+        assert abs(size / wanted - 1) <= 0.05
+
+
+@pytest.mark.parametrize("of", ["controllers", "random"])
+def test_a_last_round_goes_on_as_if_it_had_not_stopped(
+    finalists: list[str], trained: list[str], of: str
+) -> None:
+    words = [word for word in finalists if of == "controllers" or "controllers_file" not in word]
+    fit.main([*words, "name=unbroken"])
+    with dying_at(6, "record"):
+        fit.main([*words, "name=broken"])
+    fit.main([*words, "name=broken"])
+    assert_same_run(run_of(trained, "unbroken"), run_of(trained, "broken"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["search.finalists=1"], "search.finalists is 1; expected 2 or more"),
+        (["search.finalists=null"], "search.finalists is null; expected how many networks"),
+        (["search.candidates=3"], "are both given: finalists are trained from scratch"),
+        (["search.controllers=common"], "whose recipe has search.controllers=per_domain"),
+        (["search.controllers_file=nowhere.ckpt"], "which is no run's checkpoint"),
+        (
+            ["search.controllers_file=null", "search.target.macs=null"],
+            "neither search.controllers_file nor search.target.macs is given",
+        ),
+        (["balancing.method=dwa", "callbacks.abdp=null"], "which weighs the losses of one network"),
+    ],
+)
+def test_what_a_last_round_cannot_do_is_refused(
+    finalists: list[str], words: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        fit.main([*finalists, "name=other", *words])
+
+
+def test_controllers_that_have_decided_have_no_finalists(
+    finalists: list[str], trained: list[str]
+) -> None:
+    decided = [SEARCH, *trained, "search.learning_rate=50", "name=decided"]
+    fit.main(decided)
+    file = run_of(trained, "decided") / "checkpoints" / "last.ckpt"
+    words = [word for word in finalists if "target" not in word]
+    with pytest.raises(UserError, match="give one network only"):
+        fit.main([*words, f"search.controllers_file={file}", "name=other"])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -150,7 +220,10 @@ def test_a_retraining_and_a_frozen_search_are_no_supernetworks(trained: list[str
     first = run_of(trained, "first")
     fit.main([RETRAIN, *plain, f"architecture_file={first / 'architecture.json'}"])
     fit.main([SEARCH, *trained, "name=frozen"])
-    for name, kind in {"mpnas_retrain": "a retraining", "frozen": "a search on a frozen"}.items():
+    for name, kind in {
+        "mpnas_retrain": "a retraining",
+        "frozen": "a search that trained no",
+    }.items():
         file = run_of(trained, name) / "checkpoints" / "last.ckpt"
         with pytest.raises(UserError, match=f"a checkpoint of {kind}"):
             fit.main([SEARCH, *trained, f"search.supernet_file={file}", "name=other"])

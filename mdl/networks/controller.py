@@ -61,6 +61,20 @@ class Controllers(nn.Module):
         choices = torch.multinomial(flat, 1, generator=generator).view(weights.shape[:2])
         return choices.expand(len(self.domains), -1).contiguous()
 
+    @torch.no_grad()
+    def perturbed(self, seed: int, draw: int) -> Tensor:
+        """Log probabilities with Gumbel noise, [domains, layers, blocks]: arg-max is a draw.
+
+        Draw 0 has none: its arg-max is the most likely choice. A pure function of (logits, seed,
+        draw). One controller for all has one noise for all.
+        """
+        log_p = self.log_probabilities()[: len(self.logits)].cpu()
+        if draw:
+            generator = torch.Generator().manual_seed(stable_key(seed, "finalists", draw))
+            uniform = torch.rand(log_p.shape, generator=generator).clamp(1e-7, 1 - 1e-7)
+            log_p = log_p - (-uniform.log()).log()
+        return log_p.expand(len(self.domains), -1, -1)
+
     def log_probability(self, choices: Tensor) -> Tensor:
         """Log probability of each domain's choices, summed over layers: [domains]."""
         chosen = choices.to(self.logits.device)[:, :, None]

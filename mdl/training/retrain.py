@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 from mdl.data.transforms import Batch
 from mdl.networks.multipath import MultiPathNetwork
 from mdl.space.search_space import Path
 from mdl.training.accuracy import DomainAccuracy
+from mdl.training.average import WeightAverage
 from mdl.training.base import MultiDomainModule
 
 
@@ -24,8 +23,7 @@ class RetrainModule(MultiDomainModule):
     network: the derived network. paths: its architecture.
     frozen: whether the nodes stay as they are, running statistics included, and only the heads
     are trained. A step then computes no gradient but the heads'.
-    ema_decay: of the weights' exponential moving average, which is what is evaluated. It rises
-    to this value from 0.1 as (1 + step) / (10 + step), so that short runs are not held back.
+    ema_decay: of the weights' moving average, which is what is evaluated (see `WeightAverage`).
     """
 
     def __init__(
@@ -41,9 +39,7 @@ class RetrainModule(MultiDomainModule):
         self.paths = dict(paths)
         self.frozen = frozen
         network.nodes.requires_grad_(not frozen).train(not frozen)
-        self.ema_decay = ema_decay
-        self.average = AveragedModel(network, multi_avg_fn=self._lerp, use_buffers=True)
-        self.average.requires_grad_(False)
+        self.average = WeightAverage(network, ema_decay, lambda: self.global_step)
         self.evaluation = DomainAccuracy(self.domains)
         self.evaluated_split = "test"  # what a test pass records its scores as
         self.counted: list[int] = []  # images of each domain that the last evaluation counted
@@ -100,13 +96,3 @@ class RetrainModule(MultiDomainModule):
         self.counted = scores.pop("images").reshape(-1).tolist()
         self.record({f"{split}/{quantity}": of for quantity, of in scores.items()}, log)
         self.evaluation.reset()
-
-    @torch.no_grad()
-    def _lerp(self, averages: Any, values: Any, num_averaged: Any) -> None:
-        """Averages tensors of one type; counts (of batches, by shared batch norm) are copied."""
-        step = self.global_step
-        decay = min(self.ema_decay, (1 + step) / (10 + step))
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, values, 1 - decay)
-        else:
-            torch._foreach_copy_(averages, values)

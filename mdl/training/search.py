@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 from mdl.data.transforms import Batch
-from mdl.errors import UserError
 from mdl.networks.controller import Controllers
 from mdl.networks.cost import CostTable
 from mdl.networks.multipath import MultiPathNetwork
 from mdl.networks.sizing import ANY_SIZE, SizeTable, Target, most_likely_choices
 from mdl.space.architecture import Architecture
 from mdl.training.base import MultiDomainModule
+from mdl.training.ranks import one_device
 from mdl.training.reward import Baseline, absolute_reward, leave_one_out
 
 # Of the price of a size: what it is at twice the target at once, and by what it rises each step.
@@ -112,11 +112,7 @@ class SearchModule(MultiDomainModule):
     multipliers: Tensor
 
     def setup(self, stage: str) -> None:
-        if self.trainer.world_size > 1:
-            raise UserError(
-                f"A search runs on one device so far; this one was given "
-                f"{self.trainer.world_size}. Set trainer.devices=1 and trainer.num_nodes=1."
-            )
+        one_device(self.trainer.world_size)
 
     def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> None:
         step = self.global_step

@@ -114,3 +114,21 @@ def test_following_agreement_brings_controllers_together(tiny: SearchSpace) -> N
         optimizer.step()
     birds, cars = controllers.best_paths().values()
     assert birds == cars
+
+
+def test_noise_makes_the_most_likely_choices_a_draw(tiny: SearchSpace) -> None:
+    controllers = Controllers(tiny, DOMAINS)
+    with torch.no_grad():
+        controllers.logits.normal_()
+    p = controllers.log_probabilities().detach().exp()
+    plain = controllers.perturbed(0, 0)
+    assert torch.equal(plain, controllers.log_probabilities())
+    drawn = torch.stack([controllers.perturbed(0, draw).argmax(-1) for draw in range(1, 2001)])
+    often = torch.nn.functional.one_hot(drawn, p.shape[-1]).float().mean(0)
+    assert torch.allclose(often, p, atol=0.05)  # four standard deviations
+    assert torch.equal(controllers.perturbed(0, 7), controllers.perturbed(0, 7))
+
+
+def test_one_controller_for_all_has_one_noise_for_all(tiny: SearchSpace) -> None:
+    noisy = Controllers(tiny, DOMAINS, common=True).perturbed(0, 3)
+    assert torch.equal(noisy[0], noisy[1])

@@ -1,0 +1,158 @@
+"""The last round of a search: a few networks trained from scratch, side by side, the best kept.
+
+A super-network tells blocks apart, but not companies: its weights are those of all domains,
+whichever of them share a node in the network that is derived. Only networks trained as they will
+be show what sharing gains and costs. All finalists see the same images; at the end of each round
+the half that answers held-out images worse is dropped.
+
+Source: successive halving (Jamieson and Talwalkar, AISTATS 2016).
+Differs from it: rounds have equally many steps, whoever is left.
+Not given in the MPNAS paper as known here; ours.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mdl.data.transforms import Batch
+from mdl.networks.multipath import MultiPathNetwork
+from mdl.space.architecture import Architecture
+from mdl.training.average import WeightAverage
+from mdl.training.base import MultiDomainModule
+from mdl.training.optim import clip_gradients
+from mdl.training.ranks import one_device
+
+_log = logging.getLogger(__name__)
+
+_WINDOW = 0.1  # part of a round, its end, in which held-out images are answered
+
+
+class _Networks(nn.ModuleList):
+    """Networks of the same domains, in the place of the one that other modules train."""
+
+    def __init__(self, networks: Sequence[MultiPathNetwork]) -> None:
+        super().__init__(networks)
+        self.domains, self.num_classes = networks[0].domains, networks[0].num_classes
+
+
+class FinalistsModule(MultiDomainModule):
+    """Trains several derived networks on the same batches and halves them until one is left.
+
+    networks: the derived ones. architectures: what they were derived from, in the same order.
+    ema_decay: of the average of each one's weights, which answers held-out images.
+    """
+
+    remaining: Tensor
+    right: Tensor
+
+    def __init__(
+        self,
+        networks: Sequence[MultiPathNetwork],
+        architectures: Sequence[Architecture],
+        *,
+        ema_decay: float,
+        **base: Any,
+    ) -> None:
+        super().__init__(cast(MultiPathNetwork, _Networks(networks)), **base)
+        self.networks, self.architectures = tuple(networks), tuple(architectures)
+        self.averages = tuple(
+            WeightAverage(network, ema_decay, lambda: self.global_step) for network in networks
+        )
+        self.averaged = nn.ModuleList(self.averages)  # registers them
+        count = len(self.architectures)
+        self.register_buffer("remaining", torch.ones(count, dtype=torch.bool))
+        # part of a batch that was answered right, summed over the window's batches
+        self.register_buffer("right", torch.zeros(count, len(self.domains)))
+
+    @property
+    def phase(self) -> str:
+        return "search: finalists"
+
+    def setup(self, stage: str) -> None:
+        one_device(self.trainer.world_size)
+
+    def images_per_step(self, batch: Any) -> int:
+        return super().images_per_step(batch["train"]) * int(self.remaining.sum())
+
+    @property
+    def num_rounds(self) -> int:
+        return max(math.ceil(math.log2(len(self.architectures))), 1)
+
+    def round_ends(self, step: int) -> bool:
+        """Whether a round's last step is the one that makes `step` steps."""
+        return step in {
+            round(self.total_steps * (at + 1) / self.num_rounds) for at in range(self.num_rounds)
+        }
+
+    @property
+    def window(self) -> int:
+        """Steps at the end of a round in which held-out images are answered."""
+        return math.ceil(_WINDOW * self.total_steps / self.num_rounds)
+
+    def answers(self, step: int) -> bool:
+        """Whether the step that makes `step` steps is in such a window."""
+        return any(self.round_ends(step + ahead) for ahead in range(self.window))
+
+    def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> None:
+        left = [int(at) for at in self.remaining.nonzero()]
+        self.train_on(batch["train"], left)
+        if self.answers(self.global_step):
+            self.answer(batch["held_out"], left)
+        if self.round_ends(self.global_step):
+            self.halve(left)
+        if self.records_now:
+            self.record(
+                {"train/loss": self.domain_losses, "train/domain_weight": self.domain_weights}
+            )
+
+    def train_on(self, batch: Batch, left: Sequence[int]) -> None:
+        """One step of each network that is left; of the losses their mean is noted."""
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        images = {domain: images for domain, (images, _) in batch.items()}
+        noted = torch.zeros_like(self.domain_losses)
+        for at in left:
+            network = self.networks[at]
+            losses = self.losses(network(images, self.architectures[at].paths), batch)
+            self.manual_backward((self.domain_weights * losses).sum())
+            norm = clip_gradients(network.parameters(), self.clip_norm)
+            self._note_nonfinite(self.nonfinite_gradient_step, norm)
+            noted += losses.detach() / len(left)
+        self.domain_losses.copy_(noted)
+        self._note_nonfinite(self.nonfinite_step, noted)
+        optimizer.step()
+        schedule: Any = self.lr_schedulers()
+        schedule.step()
+        for at in left:
+            self.averages[at].update_parameters(self.networks[at])
+
+    @torch.no_grad()
+    def answer(self, batch: Batch, left: Sequence[int]) -> None:
+        """Adds each finalist's accuracy on a held-out batch to what it is judged by."""
+        images = {domain: images for domain, (images, _) in batch.items()}
+        for at in left:
+            average = self.averages[at].module.eval()
+            self.right[at] += self.accuracies(average(images, self.architectures[at].paths), batch)
+
+    def halve(self, left: Sequence[int]) -> None:
+        """Drops the half of the finalists whose mean over domains is worse."""
+        means = self.right[list(left)].mean(1)
+        kept = [left[int(at)] for at in means.argsort(descending=True)[: -(-len(left) // 2)]]
+        _log.info("%d of %d finalists stay: numbers %s", len(kept), len(left), sorted(kept))
+        self.remaining.zero_()
+        self.remaining[kept] = True
+        self.record({"search/accuracy": self.right[kept[0]] / self.window})
+        if self.global_step < self.total_steps:
+            self.right.zero_()
+
+    def architecture(self, source: Mapping[str, Any]) -> Architecture:
+        """That of the best finalist."""
+        best = int(self.right.mean(1).where(self.remaining, -torch.inf).argmax())
+        found = self.architectures[best]
+        return Architecture(found.space, found.paths, {**source, "finalist": best})
