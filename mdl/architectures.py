@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from mdl.run_folder import RunFolder
 from mdl.space.architecture import Architecture
 from mdl.space.search_space import Path as SpacePath
 from mdl.weights import load_controllers
+
+_log = logging.getLogger(__name__)
 
 
 def choose_architecture(recipe: Recipe, domains: Mapping[str, Domain]) -> Architecture:
@@ -148,4 +151,6 @@ def choose_finalists(recipe: Recipe, domains: Mapping[str, Domain]) -> list[Arch
             f"The controllers of {recipe.search.controllers_file} give one network only: there is "
             "nothing to choose of. Train it: python -m mdl.fit recipes/mpnas_retrain.yaml"
         )
+    if len(found) < count:
+        _log.warning("the controllers give %d different networks, not %d", len(found), count)
     return found

@@ -52,6 +52,11 @@ def main(arguments: Sequence[str]) -> None:
             f"{options.run} is not the run of a finished search; expected one that holds "
             "architecture.json, e.g. runs/mpnas_search"
         )
+    if recipe.search.finalists is not None:
+        raise UserError(
+            f"{options.run} is a search's last round, which has no super-network; expected the "
+            "search before it (search.controllers_file)."
+        )
     domains = find_domains(recipe)
     found = Architecture.read(folder.architecture_file)
     runs = [RunFolder.find(path) for path in options.retrainings]

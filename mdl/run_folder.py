@@ -72,7 +72,8 @@ class RunFolder:
 
     def finalists(self) -> list[Architecture]:
         """Those that the run began with, by their numbers; none where it has not begun."""
-        return [Architecture.read(file) for file in sorted(self.finalists_dir.glob("*.json"))]
+        files = sorted(self.finalists_dir.glob("*.json"), key=lambda file: int(file.stem))
+        return [Architecture.read(file) for file in files]
 
     def write_finalists(self, finalists: Sequence[Architecture]) -> None:
         """An architecture file each: 00.json, 01.json, ..."""

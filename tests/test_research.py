@@ -136,6 +136,8 @@ def test_finalists_have_the_size_asked_for_and_the_best_is_one_of_them(
     asked = [float(w.partition("=")[2]) for w in finalists if w.startswith("search.target.")]
     for size, wanted in zip(sizes(run), asked, strict=True):
         assert abs(size / wanted - 1) <= 0.05
+    with pytest.raises(UserError, match="a search's last round, which has no super-network"):
+        diagnose.main([str(run)])
 
 
 @pytest.mark.parametrize("of", ["controllers", "random"])
