@@ -124,7 +124,7 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
     costs = build_costs(recipe, domains)
     parts = (
         _channels_last(network),
-        Controllers(space, list(domains), common=search.controllers == "common"),
+        Controllers(space, list(domains), search.controllers == "common", search.start),
         costs,
         build_sizes(recipe, domains),
     )

@@ -116,7 +116,7 @@ class SearchRecipe:
     controllers: str = "per_domain"  # per_domain | common: one for all (multi-head NAS)
     learning_rate: float = 0.05
     beta1: float = 0.5
-    warmup_fraction: float = 0.25  # uniform paths, resting controllers
+    warmup_fraction: float = 0.25  # paths of the start, resting controllers
     warmup_common_path: bool = True
     # a checkpoint of an earlier search: its weights rest, controllers are searched anew
     supernet_file: str | None = None
@@ -130,6 +130,9 @@ class SearchRecipe:
     controllers_file: str | None = None
     paths_per_step: int = 1  # per domain, rewarded on the same images
     held_out_batch_size: int = 32
+    # what the warm-up draws, and controllers begin with: blocks, a layer's equally likely |
+    # expansions, these equally likely, a skipped layer's being 0, then the rest
+    start: str = "blocks"
     block_weights: str = "own"  # own | tied: the blocks of a layer are parts of its largest
     # weight of the sharing bonus between controllers whose domains can share nodes; 0: the plain
     # published form

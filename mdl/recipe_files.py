@@ -34,6 +34,7 @@ _CHOICES = {
     "balancing.initial_loss": ("measured", "log_classes"),
     "search.controllers": ("per_domain", "common"),
     "search.block_weights": ("own", "tied"),
+    "search.start": ("blocks", "expansions"),
     "retrain.paths": ("searched", "common", "widened", "random", "backbone"),
     "retrain.backbone": ("frozen", "trained"),
     # no 16-mixed: gradients are clipped here, and would be clipped before they are unscaled

@@ -1,37 +1,72 @@
 """Controllers: which block each domain takes at each layer, as logits.
 
-One vector of logits per layer and domain, zero at the start, as in TuNAS (Bender et al., CVPR
-2020). All domains and layers are one tensor, so that sampling, probabilities and entropies are
-one call each.
+One vector of logits per layer and domain, as in TuNAS (Bender et al., CVPR 2020). All domains
+and layers are one tensor, so that sampling, probabilities and entropies are one call each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mdl.data.order import stable_key
-from mdl.space.search_space import Path, SearchSpace
+from mdl.space.search_space import ZERO, Layer, Path, SearchSpace
+
+
+def equally_likely_blocks(layer: Layer) -> list[float]:
+    """Probability of each block of a layer, as in TuNAS."""
+    return [1 / len(layer.blocks)] * len(layer.blocks)
+
+
+def equally_likely_expansions(layer: Layer) -> list[float]:
+    """The same, drawn in two steps: the expansion, to skip the layer being 0, then the rest.
+
+    A skipped layer is one choice in three then, not in nine. Not given in the MPNAS paper as known
+    here; ours: shallow paths with wide layers train better than deep and narrow ones of the same
+    cost, and a super-network that seldom skips does not tell (docs/results/comparison.md).
+    """
+    expansions = [0 if block == ZERO else block.expansion for block in layer.blocks]
+    kinds = len(set(expansions))
+    return [1 / (kinds * expansions.count(expansion)) for expansion in expansions]
+
+
+STARTS: dict[str, Callable[[Layer], list[float]]] = {
+    "blocks": equally_likely_blocks,
+    "expansions": equally_likely_expansions,
+}
 
 
 class Controllers(nn.Module):
     """A controller per domain; or, `common`, one for all domains (multi-head NAS).
 
     Choices [domains, layers] are indices into the blocks that a layer offers.
+    start: what is equally likely before anything is learnt, of STARTS.
     """
 
     offered: Tensor
+    start: Tensor
 
-    def __init__(self, space: SearchSpace, domains: Sequence[str], common: bool = False) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        domains: Sequence[str],
+        common: bool = False,
+        start: str = "blocks",
+    ) -> None:
         super().__init__()
         self.space, self.domains, self.common = space, tuple(domains), common
         most = max(len(layer.blocks) for layer in space.layers)
+        likely = torch.zeros(len(space.layers), most)
+        for row, layer in zip(likely, space.layers, strict=True):
+            row[: len(layer.blocks)] = torch.tensor(STARTS[start](layer))
+        self.register_buffer("start", likely, persistent=False)  # [layers, blocks]
+        self.register_buffer("offered", likely > 0, persistent=False)
+        # of equally likely blocks: zero
+        logits = (likely / likely.amax(1, keepdim=True)).log().masked_fill(likely == 0, 0.0)
         rows = 1 if common else len(self.domains)
-        self.logits = nn.Parameter(torch.zeros(rows, len(space.layers), most))
-        offered = torch.tensor([[i < len(la.blocks) for i in range(most)] for la in space.layers])
-        self.register_buffer("offered", offered, persistent=False)
+        self.logits = nn.Parameter(logits.repeat(rows, 1, 1))
 
     def log_probabilities(self) -> Tensor:
         """[domains, layers, blocks]; minus infinity where a layer lacks the block."""
@@ -49,11 +84,10 @@ class Controllers(nn.Module):
         return self._draw(probabilities, "paths", seed, step)
 
     @torch.no_grad()
-    def sample_uniform(self, seed: int, step: int, common: bool) -> Tensor:
-        """The same with all blocks of a layer equally likely; `common`: one path for all."""
+    def sample_start(self, seed: int, step: int, common: bool) -> Tensor:
+        """The same as if nothing had been learnt; `common`: one path for all domains."""
         rows = 1 if common or self.common else len(self.domains)
-        weights = self.offered.to(self.logits.dtype).expand(rows, -1, -1)
-        return self._draw(weights, "uniform paths", seed, step)
+        return self._draw(self.start.expand(rows, -1, -1), "uniform paths", seed, step)
 
     def _draw(self, weights: Tensor, purpose: str, seed: int, step: int) -> Tensor:
         generator = torch.Generator().manual_seed(stable_key(seed, purpose, step))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import cast
 
 import torch
@@ -29,6 +29,11 @@ from mdl.networks.blocks import (
 from mdl.space.search_space import ZERO, Block, Layer, Path, SearchSpace
 
 STEM, HEAD = "stem", "head"
+
+
+Call = tuple[str, tuple[str, ...]]
+"""A node's name, and the domains whose images it is called with, all of one size."""
+Route = tuple[Call, ...]
 
 
 @dataclass(frozen=True)
@@ -79,18 +84,23 @@ def path_users(space: SearchSpace, paths: Mapping[str, Path], private: bool = Fa
     return {node: tuple(users[node]) for node in in_order}
 
 
-@dataclass(frozen=True)
 class _Group:
-    """Features of several domains, one domain's images after the other's."""
+    """Features of several domains, one domain's images after the other's.
 
-    company: Company
-    features: Tensor  # [n_1 + ... + n_G, C, H, W]
+    features: [n_1 + ... + n_G, C, H, W].
+    """
 
-    @cached_property
+    def __init__(self, company: Company, features: Tensor) -> None:
+        self.company, self.features = company, features
+        self._parts: dict[str, Tensor] | None = None
+
+    @property
     def parts(self) -> dict[str, Tensor]:
         """Domain -> its features, a view. One split for all: its gradient is one `cat`."""
-        split = self.features.split(self.company.counts)
-        return dict(zip(self.company.domains, split, strict=True))
+        if self._parts is None:  # functools.cached_property has a lock, which does not compile
+            split = self.features.split(self.company.counts)
+            self._parts = dict(zip(self.company.domains, split, strict=True))
+        return self._parts
 
 
 class MultiPathNetwork(nn.Module):
@@ -141,17 +151,36 @@ class MultiPathNetwork(nn.Module):
         paths: the path of each domain among `images`. Each node is called once for all domains
         that visit it with images of the same size; a layer that a path skips costs nothing.
         """
+        sizes = {domain: x.shape[2:] for domain, x in images.items()}
+        return self.follow(images, self.route(sizes, paths))
+
+    def route(self, sizes: Mapping[str, torch.Size], paths: Mapping[str, Path]) -> Route:
+        """The calls of nodes that lead images of these sizes, [H, W] per domain, along paths."""
+        last = len(self.space.layers)
+        stops: list[Mapping[str, Block | str]] = [dict.fromkeys(sizes, STEM)]
+        stops += [
+            {domain: paths[domain][layer.index] for domain in sizes} for layer in self.space.layers
+        ]
+        stops += [dict.fromkeys(sizes, HEAD)]
+        route: list[Call] = []
+        for layer, stop in zip(range(-1, last + 1), stops, strict=True):
+            # images of one size are of one size at every layer: what can be skipped has no stride
+            together: dict[tuple[str, torch.Size], list[str]] = {}
+            for domain, block in stop.items():
+                if block != ZERO:
+                    key = self._node(layer, block, domain)
+                    together.setdefault((key, sizes[domain]), []).append(domain)
+            route += [(key, tuple(members)) for (key, _), members in together.items()]
+        return tuple(route)
+
+    def follow(self, images: Mapping[str, Tensor], route: Route) -> dict[str, Tensor]:
+        """Images [n, 3, H, W] per domain -> logits [n, classes] per domain, by a route."""
         groups = {d: _Group(Company((d,), (len(x),)), x) for d, x in images.items()}
-        self._visit({domain: self._node(-1, STEM, domain) for domain in images}, groups)
-        for layer in self.space.layers:
-            visits = {
-                domain: self._node(layer.index, paths[domain][layer.index], domain)
-                for domain in images
-                if paths[domain][layer.index] != ZERO
-            }
-            self._visit(visits, groups)
-        head = len(self.space.layers)
-        self._visit({domain: self._node(head, HEAD, domain) for domain in images}, groups)
+        for key, members in route:
+            group = _gather(members, groups)
+            after = _Group(group.company, self.nodes[key](group.features, group.company))
+            for domain in members:
+                groups[domain] = after
         return self._classify(groups)
 
     @torch.no_grad()
@@ -185,20 +214,8 @@ class MultiPathNetwork(nn.Module):
         return TiedBlock(cast(InvertedResidual, self.largest[largest.key]), node.block)
 
     def _node(self, layer: int, block: Block | str, domain: str) -> str:
+        """Name of the node that a domain visits."""
         return Node(layer, block, domain if self.private else None).key
-
-    def _visit(self, visits: Mapping[str, str], groups: dict[str, _Group]) -> None:
-        """Calls each visited node once per size of images, and regroups."""
-        together: dict[tuple[str, torch.Size], list[str]] = {}
-        for domain, key in visits.items():
-            size = groups[domain].features.shape[2:]
-            together.setdefault((key, size), []).append(domain)
-        for (key, _), members in together.items():
-            group = _gather(tuple(members), groups)
-            features = self.nodes[key](group.features, group.company)
-            after = _Group(group.company, features)
-            for domain in members:
-                groups[domain] = after
 
     def _classify(self, groups: Mapping[str, _Group]) -> dict[str, Tensor]:
         logits = {}

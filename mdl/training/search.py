@@ -134,7 +134,7 @@ class SearchModule(MultiDomainModule):
     def draw(self, step: int) -> Tensor:
         """The paths of a step as choices, [paths, domains, layers]; the first trains weights."""
         if step < self.delay:
-            return self.controllers.sample_uniform(self.seed, step, self.warmup_common_path)[None]
+            return self.controllers.sample_start(self.seed, step, self.warmup_common_path)[None]
         draws = range(step * self.paths_per_step, (step + 1) * self.paths_per_step)
         return torch.stack([self.controllers.sample(self.seed, draw) for draw in draws])
 

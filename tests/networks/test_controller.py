@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mdl.networks.controller import Controllers
-from mdl.space.search_space import SearchSpace, Stage
+from mdl.space.search_space import ZERO, SearchSpace, Stage
 
 DOMAINS = ("birds", "cars")
 
@@ -73,7 +73,7 @@ def test_one_controller_for_all_draws_one_path_for_all(tiny: SearchSpace) -> Non
 def test_no_layer_is_given_a_block_that_it_lacks(tiny: SearchSpace) -> None:
     controllers = Controllers(tiny, DOMAINS)
     for step in range(50):
-        for draw in (controllers.sample(0, step), controllers.sample_uniform(0, step, False)):
+        for draw in (controllers.sample(0, step), controllers.sample_start(0, step, False)):
             for path in controllers.paths(draw).values():
                 tiny.check_path(path, "drawn")
     with torch.no_grad():
@@ -132,3 +132,23 @@ def test_noise_makes_the_most_likely_choices_a_draw(tiny: SearchSpace) -> None:
 def test_one_controller_for_all_has_one_noise_for_all(tiny: SearchSpace) -> None:
     noisy = Controllers(tiny, DOMAINS, common=True).perturbed(0, 3)
     assert torch.equal(noisy[0], noisy[1])
+
+
+def test_expansions_equally_likely_make_a_skipped_layer_one_choice_of_three(tiny):
+    controllers = Controllers(tiny, DOMAINS, start="expansions")
+    by_block, by_draw = controllers.log_probabilities().exp()[0], controllers.start
+    torch.testing.assert_close(by_block, by_draw)
+    for row, layer in zip(by_draw, tiny.layers, strict=True):
+        of: dict[int, float] = {}
+        for probability, block in zip(row.tolist(), layer.blocks, strict=False):
+            expansion = 0 if block == ZERO else block.expansion
+            of[expansion] = of.get(expansion, 0.0) + probability
+        assert all(abs(total - 1 / len(of)) < 1e-6 for total in of.values()), layer
+
+
+def test_warm_up_draws_as_controllers_begin(tiny):
+    controllers = Controllers(tiny, ["one"], start="expansions")
+    drawn = torch.cat([controllers.sample_start(0, step, False) for step in range(3000)])
+    for at, row in enumerate(controllers.start):
+        found = drawn[:, at].bincount(minlength=len(row)) / len(drawn)
+        assert (found - row).abs().max() < 0.04
