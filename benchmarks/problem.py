@@ -106,7 +106,3 @@ class Stepper:
         objective.backward()
         clip_gradients(self.network.parameters(), CLIP_NORM)
         self.optimizer.step()
-
-
-def images_of(batch: Batch) -> dict[str, Tensor]:
-    return {domain: images for domain, (images, _) in batch.items()}

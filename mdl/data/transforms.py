@@ -14,6 +14,14 @@ Batch = dict[str, tuple[Tensor, Tensor]]
 """Domain -> (images [b, 3, s, s] float, labels [b] int64)."""
 
 
+def images_of(batch: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    return {domain: images for domain, (images, _) in batch.items()}
+
+
+def labels_of(batch: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    return {domain: labels for domain, (_, labels) in batch.items()}
+
+
 class BatchTransform:
     """Crops, flips and normalises the images of all domains of one size in one go.
 

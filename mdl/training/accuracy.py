@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchmetrics import Metric
 
-from mdl.data.parcel import NO_LABEL
+from mdl.training.logits_table import LogitsTable
 
 
 class DomainAccuracy(Metric):
@@ -31,13 +30,12 @@ class DomainAccuracy(Metric):
             self.add_state(state, zeros, dist_reduce_fx="sum")
 
     def update(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> None:
-        for domain, of in logits.items():
-            row, target = self.domains.index(domain), labels[domain]
-            self.correct[row] += (of.argmax(1) == target).sum()
-            self.total[row] += (target != NO_LABEL).sum()
-            self.loss[row] += F.cross_entropy(
-                of.float(), target, ignore_index=NO_LABEL, reduction="sum"
-            )
+        """Logits [b, classes] and labels [b] of some domains."""
+        table = LogitsTable(logits)
+        rows = [self.domains.index(domain) for domain in table.domains]
+        self.correct[rows] += table.right(labels)
+        self.total[rows] += table.labelled(labels)
+        self.loss[rows] += table.loss_sums(labels)
 
     def compute(self) -> dict[str, Tensor]:
         counted = self.total.clamp(min=1)

@@ -9,13 +9,13 @@ import lightning as L
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn import functional as F
 
-from mdl.data.transforms import Batch
+from mdl.data.transforms import Batch, images_of, labels_of
 from mdl.errors import UserError
 from mdl.networks.multipath import MultiPathNetwork
 from mdl.space.search_space import Path
 from mdl.training.balancer import Balancer
+from mdl.training.logits_table import LogitsTable
 from mdl.training.optim import clip_gradients, set_scheduled_rate, warmup_cosine, weight_optimizer
 from mdl.training.ranks import mean_over_ranks
 
@@ -99,7 +99,7 @@ class MultiDomainModule(L.LightningModule):
         Of tied blocks the part off the paths gets a zero gradient: momentum and decay move it.
         """
         optimizer: Any = self.optimizers()
-        logits = self.network({d: images for d, (images, _) in batch.items()}, paths)
+        logits = self.network(images_of(batch), paths)
         objective = self.weighted_sum(self.losses(logits, batch))
         optimizer.zero_grad()
         self.manual_backward(objective)
@@ -114,25 +114,19 @@ class MultiDomainModule(L.LightningModule):
     @torch.no_grad()
     def losses_again(self, batch: Batch, paths: Mapping[str, Path]) -> Tensor:
         """Losses of a training batch, [domains]; running statistics do not count it again."""
-        images = {d: images for d, (images, _) in batch.items()}
         statistics = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
-        return self.losses(functional_call(self.network, statistics, (images, paths)), batch)
+        passed = functional_call(self.network, statistics, (images_of(batch), paths))
+        return self.losses(passed, batch)
 
     def losses(self, logits: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Cross entropy of each domain, [domains]."""
-        return torch.stack(
-            [
-                F.cross_entropy(
-                    logits[d].float(), batch[d][1], label_smoothing=self.label_smoothing
-                )
-                for d in self.domains
-            ]
-        )
+        in_order = {domain: logits[domain] for domain in self.domains}
+        return LogitsTable(in_order).losses(labels_of(batch), self.label_smoothing)
 
     def accuracies(self, logits: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Share of right answers in a batch, [domains]."""
-        right = [(logits[d].argmax(1) == batch[d][1]).float().mean() for d in self.domains]
-        return torch.stack(right)
+        in_order = {domain: logits[domain] for domain in self.domains}
+        return LogitsTable(in_order).accuracies(labels_of(batch))
 
     def weighted_sum(self, losses: Tensor) -> Tensor:
         """The one objective; notes the losses for balancers, and where one is not finite."""

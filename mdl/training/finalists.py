@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mdl.data.transforms import Batch
+from mdl.data.transforms import Batch, images_of
 from mdl.networks.multipath import MultiPathNetwork
 from mdl.space.architecture import Architecture
 from mdl.training.average import WeightAverage
@@ -115,7 +115,7 @@ class FinalistsModule(MultiDomainModule):
         """One step of each network that is left; of the losses their mean is noted."""
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
-        images = {domain: images for domain, (images, _) in batch.items()}
+        images = images_of(batch)
         noted = torch.zeros_like(self.domain_losses)
         for at in left:
             network = self.networks[at]
@@ -135,7 +135,7 @@ class FinalistsModule(MultiDomainModule):
     @torch.no_grad()
     def answer(self, batch: Batch, left: Sequence[int]) -> None:
         """Adds each finalist's accuracy on a held-out batch to what it is judged by."""
-        images = {domain: images for domain, (images, _) in batch.items()}
+        images = images_of(batch)
         for at in left:
             average = self.averages[at].module.eval()
             self.right[at] += self.accuracies(average(images, self.architectures[at].paths), batch)

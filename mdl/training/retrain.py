@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from mdl.data.transforms import Batch
+from mdl.data.transforms import Batch, images_of, labels_of
 from mdl.networks.multipath import MultiPathNetwork
 from mdl.space.search_space import Path
 from mdl.training.accuracy import DomainAccuracy
@@ -75,13 +75,11 @@ class RetrainModule(MultiDomainModule):
 
     def _evaluate(self, batch: Batch) -> None:
         if batch:  # towards the end another rank may still have images, this one none
-            labels = {domain: labels for domain, (_, labels) in batch.items()}
-            self.evaluation.update(self.average_logits(batch), labels)
+            self.evaluation.update(self.average_logits(batch), labels_of(batch))
 
     def average_logits(self, batch: Batch) -> dict[str, Tensor]:
         """Domain -> logits [b, classes] by the averaged weights."""
-        images = {domain: images for domain, (images, _) in batch.items()}
-        logits: dict[str, Tensor] = self.average.module(images, self.paths)
+        logits: dict[str, Tensor] = self.average.module(images_of(batch), self.paths)
         return logits
 
     def on_validation_epoch_end(self) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdl.data.transforms import Batch
+from mdl.data.transforms import Batch, images_of
 from mdl.networks.controller import Controllers
 from mdl.networks.cost import CostTable
 from mdl.networks.multipath import MultiPathNetwork
@@ -155,7 +155,7 @@ class SearchModule(MultiDomainModule):
     def rewards(self, batch: Batch, choices: Tensor) -> Tensor:
         """Accuracy on the held-out batch against the cost of the path, [domains]."""
         paths = self.controllers.paths(choices)
-        logits = self.network({d: images for d, (images, _) in batch.items()}, paths)
+        logits = self.network(images_of(batch), paths)
         accuracy = self.accuracies(logits, batch)
         macs = self.path_macs(choices)
         reward = accuracy
