@@ -127,13 +127,14 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
     can_share = search.controllers == "per_domain" and not private
     costs = build_costs(recipe, domains)
     controllers = Controllers(space, list(domains), search.controllers == "common", search.start)
+    sizes = build_sizes(recipe, domains)
     if search.backbone_file is not None:
-        _reuse(network, controllers, Path(search.backbone_file), search.new_blocks)
+        _reuse(network, controllers, sizes, Path(search.backbone_file), search.new_blocks)
     parts = (
         _channels_last(network),
         controllers,
         costs,
-        build_sizes(recipe, domains),
+        sizes,
     )
     settings: dict[str, Any] = {
         "seed": recipe.seed,
@@ -158,9 +159,15 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
 
 
 def _reuse(
-    network: MultiPathNetwork, controllers: Controllers, file: Path, new_blocks: bool
+    network: MultiPathNetwork,
+    controllers: Controllers,
+    sizes: SizeTable,
+    file: Path,
+    new_blocks: bool,
 ) -> None:
     """Lets the nodes rest that a trained network has, and offers them, or new blocks too.
+
+    In the sizes they weigh nothing: what is counted is what a new domain adds.
 
     Raises UserError where the file is no retraining's, has another space, or a path of the domain.
     """
@@ -177,6 +184,12 @@ def _reuse(
     reused = path_users(trained.space, trained.paths)
     for node in reused:
         network.nodes[node.key].requires_grad_(False)
+        if isinstance(node.block, Block):
+            layer = network.space.layers[node.layer]
+            sizes.once[node.layer, layer.blocks.index(node.block)] = 0
+        else:
+            sizes.fixed[0] -= sum(of.numel() for of in network.nodes[node.key].parameters())
+            sizes.fixed[0] += sum(of.numel() for of in norm_parameters(network.nodes[node.key]))
     for parameter in norm_parameters(network):
         parameter.requires_grad_(True)
     if not new_blocks:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lightning as L
@@ -190,7 +190,7 @@ def print_product(recipe: Recipe, folder: RunFolder, words: Sequence[str]) -> No
             if (remark := at_chance_in_words(split, of)) is not None:
                 print(f"At chance: {remark}")
         cost_table(costs, private, "what it costs").print()
-        if architecture.source.get("added"):
+        if recipe.retrain.paths == "added":
             print(addition_in_words(architecture, num_classes, recipe.network.batch_norm))
         print(f"Next: python -m mdl.report {shlex.quote(str(folder.path))}")
 
@@ -199,7 +199,8 @@ def retrain_words(recipe: Recipe, words: Sequence[str]) -> list[str]:
     """The arguments that retrain what a search found: its overlays and overrides, as typed.
 
     Its own first recipe gives way to recipes/mpnas_retrain.yaml; what that would set otherwise
-    than the search did (data, network, space) follows as overrides.
+    than the search did (data, network, space) follows as overrides. What a search found for a new
+    domain is trained in the network of all domains.
     """
     overlays = [word for word in words if "=" not in word][1:]
     kept = [w for w in words if "=" in w and not w.startswith(_OF_THE_SEARCH)]
@@ -207,6 +208,11 @@ def retrain_words(recipe: Recipe, words: Sequence[str]) -> list[str]:
     if recipe.name != "mpnas_search":
         file = RunFolder(Path(recipe.runs_dir) / recipe.name).architecture_file
         retrain += [f"architecture_file={file}", f"name={recipe.name}_retrain"]
+    if recipe.search.backbone_file is not None:
+        retrain = [word for word in retrain if not word.startswith("data.domains=")]
+        file = Path(recipe.search.backbone_file)
+        retrain += ["retrain.paths=added", f"retrain.backbone_file={file}"]
+        recipe = replace(recipe, data=replace(recipe.data, domains=None))
     if not Path(retrain[0]).is_file():
         return retrain
     return [*retrain, *overrides_between(load_recipe(retrain), recipe, _KEPT_SECTIONS)]

@@ -107,7 +107,8 @@ class RewardRecipe:
 class TargetRecipe:
     """Wanted totals of the searched network; null: whatever the rewards lead to."""
 
-    params: float | None = None  # with heads and norm, what is shared counted once
+    # with heads and norm, what is shared counted once; with backbone_file: what is added to it
+    params: float | None = None
     macs: float | None = None  # summed over domains; replaces the reward's cost
 
 

@@ -213,7 +213,7 @@ def _models(
     """Domain -> the backbone's domain whose batch norm it takes, where it is not itself."""
     new = [domain for domain in domains if domain not in trained]
     if recipe.retrain.paths == "added":
-        return {}  # a new domain's batch norm begins as the identity
+        return {}  # a new domain's batch norm begins as the mean of the others'
     if new and len(trained) > 1 and recipe.network.batch_norm == "per_domain":
         raise UserError(
             f"retrain.backbone_file = {file} has a batch norm for each of {', '.join(trained)} "

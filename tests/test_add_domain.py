@@ -1,5 +1,7 @@
 """A domain added later to a trained network, whole."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,18 @@ def test_the_other_domains_answer_the_same_to_the_bit(
         assert torch.equal(before.logits(domain, contents), after.logits(domain, contents))
 
 
+def test_the_command_that_is_offered_next_adds_the_domain(
+    small_run: list[str], two: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit.main(search_words(small_run, two))
+    said = capsys.readouterr().out
+    (line,) = (line for line in said.splitlines() if line.startswith("Next: "))
+    words = shlex.split(line.removeprefix("Next: python -m mdl.fit "))
+    fit.main([word for word in words if not word.startswith("trainer.max_steps")])
+    added = Trained.open(run_of(small_run, "added_search_retrain"))
+    assert list(added.metadata.domains) == ["birds", "cars", NEW]
+
+
 def test_only_what_is_the_new_domain_s_own_has_moved(small_run: list[str], two: Path) -> None:
     fit.main(search_words(small_run, two))
     fit.main(added_words(small_run, two))
@@ -85,6 +99,17 @@ def test_a_search_for_a_new_domain_leaves_trained_blocks_as_they_are(
             assert torch.equal(tensor, known), name
             reused += 1
     assert reused > 5
+
+
+def test_what_is_added_has_the_size_asked_for(
+    small_run: list[str], two: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = 900
+    size = ["search.new_blocks=true", f"search.target.params={wanted}"]
+    fit.main([*search_words(small_run, two), *size])
+    fit.main(added_words(small_run, two))
+    (found,) = re.findall(rf"Added {NEW}: ([\d,]+) parameters", capsys.readouterr().out)
+    assert int(found.replace(",", "")) == pytest.approx(wanted, rel=0.05)
 
 
 @pytest.mark.parametrize(

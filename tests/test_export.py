@@ -16,6 +16,7 @@ from mdl.device.executorch_model import ExecutorchModel
 from mdl.device.model import open_model
 from mdl.device.onnx_model import TOGETHER, OnnxModel, open_session
 from mdl.device.preparation import prepare
+from mdl.device.torch_files import load_network
 from mdl.errors import UserError
 from mdl.trained import Trained
 
@@ -139,6 +140,17 @@ def test_a_file_cut_short_is_refused(
     model = tmp_path / "copy" / name.split("/")[0]
     with pytest.raises(UserError, match=r"cut short|no ExecuTorch program|cannot be loaded"):
         predict.main([str(model), "--domain", "cars", str(image)])
+
+
+def test_weights_cut_short_or_of_nothing_are_refused(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No architecture file at"):
+        load_network(tmp_path)
+    shutil.copytree(exported / "torch", tmp_path / "copy")
+    file = tmp_path / "copy" / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="cannot be read.*cut short; export again"):
+        load_network(tmp_path / "copy")
 
 
 @pytest.mark.parametrize("model", ["model.pte", "onnx", "onnx/cars.onnx"])

@@ -86,17 +86,20 @@ class DomainBatchNorm(nn.Module):
 
     @torch.no_grad()
     def inherit(self, other: DomainBatchNorm, like: Mapping[str, str]) -> None:
-        """Copies to each user the row of the domain that it is to be like, where it is there.
+        """Copies to each user the row of the domain that it is to be like.
 
-        like: user -> user of the other's; a user that it does not name is to be like itself.
+        like: user -> user of the other's; a user that it does not name is to be like itself, and
+        where the other lacks it, like the mean of the other's: convolutions that were trained
+        with those rows expect features of that kind.
         """
         tables = dict(other.named_parameters()) | dict(other.named_buffers())
         for name, table in [*self.named_parameters(), *self.named_buffers()]:
             if name not in tables:  # running statistics, which a super-network lacks
                 continue
             for row, user in enumerate(self.users):
-                if (model := like.get(user, user)) in other.users:
-                    table[row] = tables[name][other.users.index(model)]
+                model, theirs = like.get(user, user), tables[name]
+                known = model in other.users
+                table[row] = theirs[other.users.index(model)] if known else theirs.mean(0)
 
 
 class SharedBatchNorm(nn.Module):
