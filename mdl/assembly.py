@@ -200,13 +200,16 @@ def build_retrain(
     """The derived network and what the recipe says of its training."""
     # not the space: that of one widened path is not the recipe's
     architecture.check_domains(list(domains))
-    return RetrainModule(
+    module = RetrainModule(
         _derived_network(recipe, domains, architecture),
         {domain: architecture.paths[domain] for domain in domains},
         frozen=recipe.retrain.paths == "backbone" and recipe.retrain.backbone == "frozen",
         ema_decay=recipe.retrain.ema_decay,
         **_weights_training(recipe),
     )
+    if recipe.trainer.compile:
+        module.compile_network()
+    return module
 
 
 def _derived_network(

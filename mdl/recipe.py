@@ -165,6 +165,7 @@ class TrainerRecipe:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "32-true"  # or bf16-mixed
+    compile: bool = False  # the retrained network; minutes at the start of a run
     threads: int | None = None  # of the CPU; null: as torch finds best
     validation_interval: int = 100  # steps
     checkpoint_interval: int = 100  # steps

@@ -260,6 +260,16 @@ def _check_values(merged: DictConfig) -> None:
             "they share; with network.nodes=private they share none. Set balancing.method to "
             "uncertainty, dwa, famo or none."
         )
+    if merged.trainer.compile and merged.phase == "search":
+        raise UserError(
+            "trainer.compile is true; a search takes other paths at every step, each of which "
+            "would be compiled anew. Set trainer.compile=false; the retraining can be compiled."
+        )
+    if merged.trainer.compile and merged.balancing.method == "gradnorm":
+        raise UserError(
+            "trainer.compile is true and balancing.method gradnorm, which looks into the network's "
+            "pass, and a compiled one cannot be looked into. Set one of them otherwise."
+        )
     _check_search(merged)
     check_sampling(merged.data.sampling)
     _check_per_domain(merged)
