@@ -69,10 +69,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Setting:
+    """How often contenders take turns, by which clock, on which device."""
+
     rounds: int
-    clock: Callable[[], float]
-    device: str
-    libmtl: Path | None
+    clock: Callable[[], float] = time.perf_counter
+    device: str = "cpu"
+    libmtl: Path | None = None  # the folder of its unpacked wheel
 
     def turns(self, contenders: Mapping[str, Callable[[], object]]) -> Times:
         settle = torch.cuda.synchronize if self.device == "cuda" else lambda: None
