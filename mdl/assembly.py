@@ -117,6 +117,7 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
         num_classes,
         batch_norm=recipe.network.batch_norm,
         running=False,
+        norm_over_ranks=recipe.network.batch_norm_ranks == "all",
         tied=recipe.search.block_weights == "tied",
     )
     search = recipe.search
@@ -221,6 +222,7 @@ def _derived_network(
         path_users(architecture.space, paths, recipe.network.nodes == "private"),
         count_classes(domains),
         batch_norm=recipe.network.batch_norm,
+        norm_over_ranks=recipe.network.batch_norm_ranks == "all",
     )
     return _channels_last(network)
 

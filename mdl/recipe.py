@@ -71,6 +71,9 @@ class DataRecipe:
 @dataclass
 class NetworkRecipe:
     batch_norm: str = "per_domain"  # per_domain | shared
+    # all: over the images of all ranks, so that a run does not depend on their number | own: each
+    # rank by its own images
+    batch_norm_ranks: str = "all"
     nodes: str = "shared"  # shared | private: a bundle of single-domain networks
 
 

@@ -29,6 +29,7 @@ from mdl.recipe import LARGEST, Recipe
 _CHOICES = {
     "phase": ("search", "retrain"),
     "network.batch_norm": ("per_domain", "shared"),
+    "network.batch_norm_ranks": ("all", "own"),
     "network.nodes": ("shared", "private"),
     "balancing.method": ("none", "gradnorm", "uncertainty", "dwa", "famo"),
     "balancing.initial_loss": ("measured", "log_classes"),
