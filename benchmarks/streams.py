@@ -36,8 +36,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mdl.data.datamodule import MultiDomainData
+from mdl.data.decoding import decode
 from mdl.data.domains import Domain, read_domains
-from mdl.data.images import decode
 from mdl.data.steps import TrainingSteps
 from mdl.data.streams import BrokenImages, TrainingFeed
 

@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from time import strftime
 from types import FrameType
 
+from mdl.command import run_command
 from mdl.comparison.comparison_file import read_comparison
 from mdl.comparison.plan import Job
 from mdl.comparison.runner import Runner
-from mdl.console import run_command
 from mdl.errors import UserError
 from mdl.results.table import Table
 

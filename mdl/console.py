@@ -1,10 +1,9 @@
-"""How the commands speak: bars with named phases, errors in one sentence, exit codes."""
+"""How the commands speak: bars with named phases."""
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 from typing import Any
@@ -20,26 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from mdl.errors import UserError
-
 SECONDS_BETWEEN_LINES = 30
-
-
-def run_command(main: Callable[[Sequence[str]], None]) -> int:
-    """Runs a command: 0 when its work is done, 2 for what the user can mend."""
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # once, however many processes say it
-            print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            "stopped; the same command goes on from the last checkpoint, if there is one",
-            file=sys.stderr,
-        )
-        return 130
-    return 0
 
 
 class _Lines(Progress):

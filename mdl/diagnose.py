@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mdl.assembly import build_data, build_search, build_space, count_classes, find_domains
-from mdl.console import run_command
+from mdl.command import run_command
 from mdl.data.domains import Domain
 from mdl.errors import UserError
 from mdl.networks.cost import CostTable

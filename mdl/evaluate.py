@@ -18,7 +18,7 @@ import lightning as L
 import torch
 
 from mdl.assembly import build_callbacks, build_data, build_retrain, find_domains
-from mdl.console import run_command
+from mdl.command import run_command
 from mdl.data.datamodule import MultiDomainData
 from mdl.data.domains import SPLITS
 from mdl.errors import UserError

@@ -29,7 +29,7 @@ from mdl.assembly import (
     find_domains,
 )
 from mdl.cluster import queue_again
-from mdl.console import run_command
+from mdl.command import run_command
 from mdl.data.datamodule import MultiDomainData
 from mdl.recipe import Recipe, image_sizes
 from mdl.recipe_files import dump_recipe, load_recipe, overrides_between

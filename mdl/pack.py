@@ -20,7 +20,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mdl.console import phase_bar, run_command
+from mdl.command import run_command
+from mdl.console import phase_bar
 from mdl.data.cache import is_address
 from mdl.data.devkit import read_devkit
 from mdl.data.domains import SPLITS, Domain, read_domains

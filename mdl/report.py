@@ -16,8 +16,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mdl.command import run_command
 from mdl.comparison.comparison_folder import RECORD, ComparisonFolder
-from mdl.console import phase_bar, run_command
+from mdl.console import phase_bar
 from mdl.errors import UserError, nearest
 from mdl.results.chance import chance_remarks
 from mdl.results.compared import Compared

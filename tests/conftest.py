@@ -15,10 +15,14 @@ from PIL import Image
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 
+from mdl import fit
+from mdl.assembly import build_space
 from mdl.data.domains import Domain, read_domains
 from mdl.data.packing import pack_domain
 from mdl.data.source import DomainSource
-from mdl.space.search_space import SearchSpace, Stage
+from mdl.recipe_files import load_recipe
+from mdl.space.architecture import Architecture
+from mdl.space.search_space import ZERO, Block, SearchSpace, Stage
 
 settings.register_profile("no test asserts a time", deadline=None)
 settings.load_profile("no test asserts a time")
@@ -103,10 +107,15 @@ SMALL_SPACE = [
 @pytest.fixture
 def small_run(packed: Path, tmp_path: Path) -> list[str]:
     """Overrides that make a recipe's run take a second or two."""
+    return small_words(packed, tmp_path / "runs")
+
+
+def small_words(data: Path, runs: Path) -> list[str]:
+    """The words of `small_run`."""
     return [
         *SMALL_SPACE,
-        f"data.root={packed}",
-        f"runs_dir={tmp_path / 'runs'}",
+        f"data.root={data}",
+        f"runs_dir={runs}",
         "data.image_size=12",
         "data.load_size=12",
         "data.batch_size=4",
@@ -120,3 +129,17 @@ def small_run(packed: Path, tmp_path: Path) -> list[str]:
         "wandb.mode=disabled",
         "search.held_out_batch_size=4",
     ]
+
+
+@pytest.fixture(scope="session")
+def finished_run(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished retraining of three domains: nodes shared by some, zero, gates."""
+    root = tmp_path_factory.mktemp("finished")
+    words = small_words(packed, root / "runs")
+    space = build_space(load_recipe(["recipes/mpnas_retrain.yaml", *words]).space)
+    small, gated, large = Block(3, 2, False), Block(3, 2, True), Block(5, 2, True)
+    paths = {"birds": (gated, small), "cars": (gated, large), "types": (gated, ZERO)}
+    Architecture(space, paths).write(root / "architecture.json")
+    words += ["data.load_size=15", f"architecture_file={root / 'architecture.json'}"]
+    fit.main(["recipes/mpnas_retrain.yaml", *words])
+    return root / "runs" / "mpnas_retrain"

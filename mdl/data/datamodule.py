@@ -22,7 +22,7 @@ from mdl.data.steps import (
     training_images,
 )
 from mdl.data.streams import BrokenImages, EvaluationStream, TrainingFeed
-from mdl.data.transforms import Batch, BatchTransform
+from mdl.data.transforms import Batch, BatchTransform, Colour
 from mdl.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -201,6 +201,10 @@ class MultiDomainData(L.LightningDataModule):
 
     def transform(self, samples: Mapping[str, Sample], augment: bool) -> Batch:
         return self._transform(samples, augment)
+
+    def statistics(self, domain: str) -> tuple[Colour, Colour]:
+        """Mean and deviation of RGB in [0, 1] that a domain's images are normalised by."""
+        return self._transform.statistics(domain)
 
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None

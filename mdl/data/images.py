@@ -1,4 +1,7 @@
-"""From an image file's bytes to a square array."""
+"""From an image file's bytes to an upright picture, and to a square one.
+
+Needs Pillow and numpy alone, as `mdl.predict` does.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,7 @@ import io
 
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 MOST_PIXELS = 100_000_000  # beyond it an image is taken for a decompression bomb
@@ -27,7 +29,7 @@ def open_image(content: bytes) -> Image.Image:
     """The image upright (EXIF), as 'L' or 'RGB'. Raises BrokenImage."""
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
-        _check_size(image.width, image.height)
+        check_size(image.width, image.height)
         image.load()  # of an animation, the first picture
         upright = ImageOps.exif_transpose(image)
         if upright.mode == "I" or upright.mode.startswith("I;16"):
@@ -39,6 +41,8 @@ def open_image(content: bytes) -> Image.Image:
         return upright.convert("RGB")
     except BrokenImage:
         raise
+    except UnidentifiedImageError as error:  # which names the buffer
+        raise BrokenImage("none of the kinds of image that are known") from error
     except Exception as error:  # Pillow raises anything on damaged files
         raise BrokenImage(f"{type(error).__name__}: {error}") from error
 
@@ -51,33 +55,24 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((values.astype(np.float64) / 257).round().astype(np.uint8))
 
 
-def decode(content: bytes, size: int, fit: str) -> Pixels:
-    """Decodes, makes square by `fit` ('crop' the middle, or 'stretch'), resizes: [size, size, 3].
-
-    Raises BrokenImage.
-    """
-    if content[:2] == b"\xff\xd8" and b"Exif" not in content[:64]:
-        try:
-            height, width, *_ = simplejpeg.decode_jpeg_header(content)
-            _check_size(width, height)
-            # twice as fast as Pillow; the packer leaves no EXIF
-            pixels: Pixels = simplejpeg.decode_jpeg(content, "RGB", strict=True)
-        except ValueError as error:
-            raise BrokenImage(str(error)) from error
-        if pixels.shape[0] == pixels.shape[1] == size:
-            return pixels
-        image = Image.fromarray(pixels)
-    else:
-        image = open_image(content).convert("RGB")
-    return np.asarray(_square(image, size, fit))
-
-
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
+    """Raises BrokenImage where an image is too large to be one."""
     if width * height > MOST_PIXELS:
         raise BrokenImage(f"{width} x {height} pixels; at most {MOST_PIXELS:,}")
 
 
-def _square(image: Image.Image, size: int, fit: str) -> Image.Image:
+def shrunk(image: Image.Image, size: int) -> Image.Image:
+    """Scaled down, as packing does, where the shorter side exceeds `size`, px."""
+    shorter = min(image.size)
+    if shorter <= size:
+        return image
+    scale = size / shorter
+    shape = (max(round(image.width * scale), size), max(round(image.height * scale), size))
+    return image.resize(shape, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def square(image: Image.Image, size: int, fit: str) -> Image.Image:
+    """Made square by `fit` ('crop' the middle, or 'stretch') and of `size` px."""
     width, height = image.size
     if width == height == size:
         return image

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mdl.data.decoding import decode
 from mdl.data.domains import Shard
-from mdl.data.images import FORMATS, BrokenImage, decode, open_image
+from mdl.data.images import FORMATS, BrokenImage, open_image, shrunk
 from mdl.data.shards import ROW, PackedImage, Rows, write_shard
 from mdl.data.source import SourceImage
 
@@ -145,11 +146,7 @@ def _fit_for_packing(
     with Image.open(io.BytesIO(content), formats=FORMATS) as stored:
         kept_format, stored_mode, stored_size = stored.format or "", stored.mode, stored.size
         plain = not getattr(stored, "is_animated", False) and not stored.getexif()
-    shorter = min(image.size)
-    if shorter > size:
-        scale = size / shorter
-        shape = (max(round(image.width * scale), size), max(round(image.height * scale), size))
-        image = image.resize(shape, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    image = shrunk(image, size)
     same = image.size == stored_size and image.mode == stored_mode
     if same and plain and kept_format in _KEPT_FORMATS and _streams_take(content):
         return image, _KEPT_FORMATS[kept_format], content

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch.utils.data import Dataset
 
+from mdl.data.decoding import decode
 from mdl.data.domains import Domain
-from mdl.data.images import BrokenImage, Pixels, decode
+from mdl.data.images import BrokenImage, Pixels
 from mdl.data.order import (
     Integers,
     held_out,

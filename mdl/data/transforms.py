@@ -12,6 +12,7 @@ from mdl.data.parcel import Sample
 
 Batch = dict[str, tuple[Tensor, Tensor]]
 """Domain -> (images [b, 3, s, s] float, labels [b] int64)."""
+Colour = tuple[float, float, float]
 
 
 def images_of(batch: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
@@ -45,6 +46,12 @@ class BatchTransform:
             self._std = self._std.mean(0).expand_as(self._std)
         self._flip = torch.tensor([domain.flip for domain in domains.values()])
         self._size = dict(image_size)
+
+    def statistics(self, domain: str) -> tuple[Colour, Colour]:
+        """Mean and deviation of RGB in [0, 1] that a domain's images are normalised by."""
+        row = self._row[domain]
+        mean, std = ((table[row] / 255).tolist() for table in (self._mean, self._std))
+        return tuple(mean), tuple(std)
 
     def __call__(self, samples: Mapping[str, Sample], augment: bool) -> Batch:
         """augment: random places and flips by the draws; else the middle, unflipped."""

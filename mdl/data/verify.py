@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mdl.data.decoding import decode
 from mdl.data.domains import FILE, Domain, Shard
-from mdl.data.images import BrokenImage, decode
+from mdl.data.images import BrokenImage
 from mdl.data.shards import Rows, ShardImages
 from mdl.errors import UserError
 

@@ -130,6 +130,7 @@ class MultiPathNetwork(nn.Module):
         assert not (tied and running)  # statistics of different blocks have nothing in common
         self.space, self.users = space, users
         self.domains, self.num_classes = tuple(num_classes), dict(num_classes)
+        self.batch_norm = batch_norm
         self.private = any(node.owner is not None for node in users)
         self.nodes, self.largest = nn.ModuleDict(), nn.ModuleDict()
         for node, of in users.items():

@@ -8,8 +8,9 @@ import numpy as np
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
+from mdl.data.decoding import decode
 from mdl.data.domains import Domain
-from mdl.data.images import BrokenImage, decode
+from mdl.data.images import BrokenImage
 from mdl.data.shards import ShardImages
 
 COLUMNS, ROWS = 10, 6

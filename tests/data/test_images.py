@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from mdl.data import images
-from mdl.data.images import BrokenImage, decode, open_image
+from mdl.data.decoding import decode
+from mdl.data.images import BrokenImage, open_image
 from mdl.data.packing import pack_domain
 from mdl.data.shards import ShardImages
 from mdl.data.source import DomainSource

@@ -21,9 +21,10 @@ from PIL import Image
 
 from mdl import pack
 from mdl.data import packing, shards
+from mdl.data.decoding import decode
 from mdl.data.domains import Domain, read_domains
 from mdl.data.folders import read_folders
-from mdl.data.images import BrokenImage, decode
+from mdl.data.images import BrokenImage
 from mdl.data.packing import pack_domain
 from mdl.data.shard_job import ShardDone, ShardJob
 from mdl.data.shards import ShardImages

@@ -1,0 +1,26 @@
+"""How a command ends: errors in one sentence, exit codes. Needs the standard library alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from mdl.errors import UserError
+
+
+def run_command(main: Callable[[Sequence[str]], None]) -> int:
+    """Runs a command: 0 when its work is done, 2 for what the user can mend."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # once, however many processes say it
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "stopped; the same command goes on from the last checkpoint, if there is one",
+            file=sys.stderr,
+        )
+        return 130
+    return 0

@@ -1,0 +1,1 @@
+"""From a trained network to files for a device, and what runs them."""

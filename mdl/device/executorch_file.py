@@ -1,0 +1,43 @@
+"""One ExecuTorch program with a method per domain, weights that are equal stored once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from mdl.device.files import lacks_extra, write_whole
+from mdl.device.metadata import KEY, Metadata
+from mdl.device.plain import PlainPath
+from mdl.device.quiet import quietly
+
+
+def write_executorch(file: Path, paths: Mapping[str, PlainPath], metadata: Metadata) -> None:
+    """Lowers each path to XNNPACK, for one image at a time, and writes them as one program.
+
+    Raises UserError where executorch is not installed.
+    """
+    with quietly():
+        try:
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
+                XnnpackPartitioner,
+            )
+            from executorch.exir import to_edge_transform_and_lower
+        except ImportError as error:
+            raise lacks_extra(error) from error
+        programs = {}
+        for domain, path in paths.items():
+            side = metadata.domain(domain).image_size
+            programs[domain] = torch.export.export(path, (torch.zeros(1, 3, side, side),))
+        program = to_edge_transform_and_lower(
+            programs,
+            partitioner=[XnnpackPartitioner()],
+            constant_methods={KEY: metadata.dumps()},
+        ).to_executorch()
+
+    def write(beside: Path) -> None:
+        with beside.open("wb") as stream:
+            program.write_to_file(stream)
+
+    write_whole(file, write)

@@ -1,0 +1,123 @@
+"""ONNX files, one per domain, over one file of weights in which every tensor is once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mdl.device.files import lacks_extra, write_bytes
+from mdl.device.metadata import KEY, Metadata
+from mdl.device.onnx_model import TOGETHER
+from mdl.device.plain import PlainPath, PlainPaths
+from mdl.device.quiet import quietly
+
+WEIGHTS = "weights.bin"
+_ALIGNMENT = 64  # bytes
+_LEAST_BYTES = 256  # smaller tensors stay in the graph, which holds as much about one that does not
+
+
+def write_onnx(folder: Path, paths: Mapping[str, PlainPath], metadata: Metadata) -> list[Path]:
+    """Writes `<domain>.onnx`, `all.domains.onnx` and their common weights into a folder.
+
+    A graph takes any number of images, 'image' [n, 3, s, s] -> 'logits' [n, classes]. The graph of
+    all domains gives 'logits_<domain>' each; it is of the domains whose images have the sizes
+    of the first one's; how its image is made square is for the caller to say. Gives the files.
+
+    Raises UserError where onnx or onnxscript is not installed.
+    """
+    models = {}
+    for domain, path in paths.items():
+        side = metadata.domain(domain).image_size
+        models[f"{domain}.onnx"] = _graph(path, side, ["logits"], metadata.of(domain))
+    alike = of_one_size(metadata)
+    if len(alike) > 1:
+        together = PlainPaths({domain: paths[domain] for domain in alike})
+        names = [f"logits_{domain}" for domain in alike]
+        side = metadata.domain(alike[0]).image_size
+        models[TOGETHER] = _graph(together, side, names, metadata.of(*alike))
+    weights = _Weights()
+    for model in models.values():
+        weights.take(model)
+    write_bytes(folder / WEIGHTS, weights.content)
+    for name, model in models.items():
+        write_bytes(folder / name, model.SerializeToString())
+    return [folder / name for name in (WEIGHTS, *models)]
+
+
+def of_one_size(metadata: Metadata) -> list[str]:
+    """The domains that one input can serve: whose images have the sizes of the first one's."""
+    first = next(iter(metadata.domains.values())).sizes
+    return [name for name, of in metadata.domains.items() if of.sizes == first]
+
+
+def _graph(module: nn.Module, side: int, outputs: list[str], metadata: Metadata) -> Any:
+    """An onnx.ModelProto."""
+    count = torch.export.Dim("n", min=1, max=4096)
+    with quietly():
+        try:
+            import onnx  # noqa: F401
+            import onnxscript  # noqa: F401
+        except ImportError as error:
+            raise lacks_extra(error) from error
+        program = torch.onnx.export(
+            module,
+            (torch.zeros(2, 3, side, side),),
+            input_names=["image"],
+            output_names=outputs,
+            dynamic_shapes=({0: count},),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    model: Any = program.model_proto
+    _forget_its_making(model)
+    model.metadata_props.add(key=KEY, value=metadata.dumps())
+    return model
+
+
+def _forget_its_making(model: Any) -> None:
+    """Drops stack traces and shapes in between, which were nine tenths of a graph's file."""
+    for part in (*model.graph.node, *model.graph.initializer, *model.graph.input):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    model.graph.ClearField("value_info")
+    model.graph.ClearField("metadata_props")
+    model.ClearField("metadata_props")
+
+
+class _Weights:
+    """Tensors one after the other, equal ones once."""
+
+    def __init__(self) -> None:
+        self.content = b""
+        self._places: dict[bytes, int] = {}
+
+    def take(self, model: Any) -> None:
+        """Moves a model's tensors here and leaves where they are."""
+        import onnx
+        from onnx import numpy_helper
+
+        for tensor in model.graph.initializer:
+            raw = numpy_helper.to_array(tensor).tobytes()
+            if len(raw) < _LEAST_BYTES:
+                continue
+            place = self._place(raw)
+            tensor.ClearField("raw_data")
+            tensor.ClearField("float_data")
+            tensor.ClearField("external_data")
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in {"location": WEIGHTS, "offset": place, "length": len(raw)}.items():
+                tensor.external_data.add(key=key, value=str(value))
+
+    def _place(self, raw: bytes) -> int:
+        name = hashlib.sha256(raw).digest()
+        if name not in self._places:
+            self.content += b"\0" * (-len(self.content) % _ALIGNMENT)
+            self._places[name] = len(self.content)
+            self.content += raw
+        return self._places[name]

@@ -1,0 +1,206 @@
+"""Exports, whole, checked against the trained network, and what is refused."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mdl import export, predict
+from mdl.device.executorch_model import ExecutorchModel
+from mdl.device.model import open_model
+from mdl.device.onnx_model import TOGETHER, OnnxModel, open_session
+from mdl.device.preparation import prepare
+from mdl.errors import UserError
+from mdl.trained import Trained
+
+pytestmark = pytest.mark.skipif(
+    find_spec("executorch") is None, reason="needs the optional packages of '.[device]'"
+)
+
+DOMAINS = ["birds", "cars", "types"]
+
+
+@pytest.fixture(scope="module")
+def exported(finished_run: Path) -> Path:
+    export.main([str(finished_run), "--images", "6"])
+    return finished_run / "export"
+
+
+@pytest.fixture
+def image(finished_run: Path, tmp_path: Path) -> Path:
+    contents, _ = Trained.open(finished_run).images("cars", "val", 1)
+    file = tmp_path / "car.png"
+    file.write_bytes(contents[0])
+    return file
+
+
+def test_every_export_answers_as_the_trained_network(exported: Path) -> None:
+    record = json.loads((exported / "export.json").read_text())
+    assert list(record["exports"]) == list(export.TARGETS)
+    for of in record["exports"].values():
+        assert list(of["agreement"]) == DOMAINS
+        for agreement in of["agreement"].values():
+            assert agreement["greatest_difference"] < 1e-4
+            assert agreement["exported_accuracy"] == agreement["trained_accuracy"]
+            assert agreement["images"] == 6
+
+
+def test_nothing_half_written_is_left(exported: Path) -> None:
+    assert [file for file in exported.rglob("*") if "partial" in file.name] == []
+
+
+def test_the_sizes_are_those_of_the_files(exported: Path) -> None:
+    for of in json.loads((exported / "export.json").read_text())["exports"].values():
+        for name, size in of["files"].items():
+            (file,) = exported.rglob(name) if name != "architecture.json" else [None]
+            assert file is None or file.stat().st_size == size
+        assert of["tensors"] < of["tensors_apart"]
+
+
+def test_equal_tensors_of_all_graphs_lie_at_one_place(exported: Path) -> None:
+    import onnx
+
+    content, places = (exported / "onnx" / "weights.bin").read_bytes(), set()
+    for file in (exported / "onnx").glob("*.onnx"):
+        for tensor in onnx.load(file, load_external_data=False).graph.initializer:
+            where = {entry.key: entry.value for entry in tensor.external_data}
+            if where:
+                places.add((int(where["offset"]), int(where["length"])))
+    tensors = [content[first : first + length] for first, length in places]
+    assert len(tensors) == len(set(tensors)) > 10
+
+
+def test_one_graph_answers_for_all_domains(exported: Path, image: Path) -> None:
+    model = OnnxModel(exported / "onnx")
+    session = open_session(exported / "onnx" / TOGETHER)
+    colours = prepare(image.read_bytes(), model.metadata("cars").domain("cars"))
+    together = session.run(None, {"image": colours})
+    names = [of.name for of in session.get_outputs()]
+    assert names == [f"logits_{domain}" for domain in DOMAINS]
+    for domain, logits in zip(DOMAINS, together, strict=True):
+        assert np.allclose(logits, model.logits(domain, colours), atol=1e-5)
+
+
+def test_a_part_of_the_domains_is_exported_by_itself(finished_run: Path, tmp_path: Path) -> None:
+    words = ["--domains", "types", "--to", "safetensors", "onnx", "--out", str(tmp_path)]
+    export.main([str(finished_run), *words, "--images", "3"])
+    assert OnnxModel(tmp_path / "onnx").domains == ["types"]
+    with pytest.raises(UserError, match="did you mean 'cars'"):
+        export.main([str(finished_run), "--domains", "car"])
+
+
+def test_a_model_that_answers_otherwise_is_removed(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    with pytest.raises(UserError, match="answered otherwise than the trained network"):
+        export.main([str(finished_run), "--to", "safetensors", "--out", str(tmp_path)])
+    assert not (tmp_path / "torch" / "model.safetensors").exists()
+
+
+def test_a_search_and_an_unfinished_run_are_refused(finished_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    (run / "scores.json").unlink()
+    with pytest.raises(UserError, match="is not finished: scores after 0 of 8 steps"):
+        export.main([str(run)])
+    recipe = run / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("phase: retrain", "phase: search"))
+    with pytest.raises(UserError, match="is the run of a search"):
+        export.main([str(run)])
+
+
+def test_a_missing_package_is_named_with_its_remedy(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package, target in [("executorch.exir", "executorch"), ("onnxscript", "onnx")]:
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(UserError, match=rf"{package}.*pip install -c constraints.txt"):
+            export.main([str(finished_run), "--to", target, "--out", str(tmp_path)])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["model.pte", "onnx/cars.onnx", "onnx/weights.bin"])
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.98])
+def test_a_file_cut_short_is_refused(
+    exported: Path, tmp_path: Path, image: Path, name: str, kept: float
+) -> None:
+    shutil.copytree(exported, tmp_path / "copy")
+    file = tmp_path / "copy" / name
+    content = file.read_bytes()
+    file.write_bytes(content[: int(kept * len(content))])
+    model = tmp_path / "copy" / name.split("/")[0]
+    with pytest.raises(UserError, match=r"cut short|no ExecuTorch program|cannot be loaded"):
+        predict.main([str(model), "--domain", "cars", str(image)])
+
+
+@pytest.mark.parametrize("model", ["model.pte", "onnx", "onnx/cars.onnx"])
+def test_predictions_are_lines_of_json_with_names_of_classes(
+    exported: Path, image: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict.main([str(exported / model), "--domain", "cars", "--top", "2", str(image)])
+    (line,) = capsys.readouterr().out.splitlines()
+    answer = json.loads(line)
+    assert (answer["image"], answer["domain"]) == (str(image), "cars")
+    first, second = answer["top"]
+    assert re.fullmatch(r"class\d", first["class"])
+    assert 1 >= first["probability"] >= second["probability"] >= 0
+
+
+def test_both_runtimes_say_the_same(exported: Path, image: Path) -> None:
+    models = [open_model(exported / name) for name in ("model.pte", "onnx")]
+    for domain in DOMAINS:
+        one, other = (predict.answer(model, domain, image, 2) for model in models)
+        assert [of["class"] for of in one["top"]] == [of["class"] for of in other["top"]]
+
+
+def test_onnx_is_predicted_without_torch_and_what_trains(
+    exported: Path, image: Path, tmp_path: Path
+) -> None:
+    """In a process of its own that cannot import them; names come on standard input."""
+    shutil.copy(image, tmp_path / "second.png")
+    program = (
+        "import sys\n"
+        "for name in ('torch', 'lightning', 'omegaconf', 'simplejpeg', 'rich', 'yaml', 'onnx'):\n"
+        "    sys.modules[name] = None\n"
+        "from mdl.predict import main\n"
+        f"main([{str(exported / 'onnx')!r}, '--all-domains', '-'])\n"
+    )
+    names = f"{image}\n{tmp_path / 'second.png'}\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=names, capture_output=True, text=True, check=True
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [of["domain"] for of in answers] == 2 * DOMAINS
+
+
+def test_a_bad_image_is_told_and_the_others_are_answered(
+    exported: Path, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = image.with_name("bad.png")
+    bad.write_text("no image")
+    with pytest.raises(UserError, match="1 of 2 images had no answer"):
+        predict.main([str(exported / "onnx"), "--domain", "cars", str(image.parent)])
+    said = capsys.readouterr()
+    assert "bad.png is no image that can be read: none of the kinds" in said.err
+    assert [json.loads(line)["image"] for line in said.out.splitlines()] == [str(image)]
+
+
+def test_what_is_no_model_is_refused(exported: Path, image: Path, tmp_path: Path) -> None:
+    for model, words in {
+        str(image): "is no exported model",
+        str(tmp_path / "nowhere.pte"): "No model at",
+        str(tmp_path): "No .onnx file at",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            predict.main([model, "--domain", "cars", str(image)])
+    with pytest.raises(UserError, match="did you mean 'cars'"):
+        predict.main([str(exported / "onnx"), "--domain", "car", str(image)])
+    with pytest.raises(UserError, match="did you mean 'cars'"):
+        ExecutorchModel(exported / "model.pte").metadata("car")
