@@ -10,7 +10,7 @@ SETTINGS ?=
 LIBMTL ?=
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint search retrain report compare bench clean help
+.PHONY: demo test lint search retrain report compare bench test-cluster clean help
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -39,6 +39,11 @@ bench: $(READY) ## measure speed, some half an hour
 
 test: $(READY) lint ## set up, lint, and pass the tests
 	$(BIN)/python -m pytest -n 2
+
+test-cluster: $(READY) ## pass the tests on a real SLURM, started for them
+	@command -v slurmctld >/dev/null || { apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurm-wlm munge >/dev/null; } || true
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 lint: $(READY) ## style, types and floors
 	$(BIN)/ruff check
