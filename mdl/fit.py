@@ -4,7 +4,8 @@
     python -m mdl.fit recipes/mpnas_retrain.yaml
     python -m mdl.fit RECIPE --print-recipe      shows the resolved recipe and ends
 
-The same command goes on where a run stopped; a finished run says so.
+The same command goes on where a run stopped; a finished run says so. Exit status: 0 when the work
+is done, 2 for what the user can mend, 75 when SIGTERM or SIGUSR1 ended it between two steps.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ from mdl.training.retrain import RetrainModule
 from mdl.training.search import SearchModule
 from mdl.training.stop_signal import RunStopped
 from mdl.weights import load_backbone, load_supernet, read_checkpoint
+
+STOPPED = 75  # exit status of a run that was told to stop and can go on (sysexits' EX_TEMPFAIL)
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ def _go_on_later(folder: RunFolder, stopped: RunStopped) -> NoReturn:
         print(f"{folder.path} stopped at step {stopped.step} ({name}); the same command goes on")
         if stopped.number == signal.SIGUSR1 and (answer := queue_again()) is not None:
             print(answer)
-    raise SystemExit(128 + stopped.number)
+    raise SystemExit(STOPPED)
 
 
 def _write_product(recipe: Recipe, fitted: Fitted) -> None:

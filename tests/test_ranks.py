@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mdl import fit
 from mdl.space.architecture import Architecture
 from tests.test_fit import RETRAIN, SEARCH, assert_same_run, metrics, run_of, weights
 
@@ -127,7 +128,7 @@ def test_a_signal_ends_a_run_after_its_step_and_the_same_command_goes_on(
     started = begun([RETRAIN, *words], run)
     started.send_signal(number)
     out, error = started.communicate(timeout=120)
-    assert started.returncode == 128 + number, error
+    assert started.returncode == fit.STOPPED, error
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert f"stopped at step {state['global_step']} ({number.name})" in out
     assert "Traceback" not in error
@@ -148,6 +149,6 @@ def test_what_one_rank_is_told_ends_all_after_the_same_step(small_run: list[str]
     ]
     os.kill(of_rank_1[0], signal.SIGUSR1)
     out, error = started.communicate(timeout=120)
-    assert started.returncode == 128 + signal.SIGUSR1, error
+    assert started.returncode == fit.STOPPED, error
     step = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert f"stopped at step {step}" in out and step % 10 == 0

@@ -28,6 +28,16 @@ def missing() -> str | None:
     return None
 
 
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
 class LocalSlurm:
     """Started by `with`; `environment` is what its commands need."""
 
@@ -49,10 +59,16 @@ class LocalSlurm:
         # torch.distributed reaches the first node by its name
         with HOSTS.open("a") as hosts:
             hosts.writelines(f"127.0.0.1 {name}{MARK}\n" for name in names)
+        free = _free_ports(1 + self.nodes)
+        nodes = "\n".join(
+            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=1 "
+            "RealMemory=4000 State=UNKNOWN"
+            for name, port in zip(names, free[1:], strict=True)
+        )
         self.conf.write_text(
             f"""ClusterName=local
 SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort=16817
+SlurmctldPort={free[0]}
 SlurmUser=root
 AuthType=auth/munge
 AuthInfo=socket={self.folder}/munge.socket
@@ -71,8 +87,7 @@ ReturnToService=2
 JobRequeue=1
 KillWait=5
 MinJobAge=600
-NodeName=n[1-{self.nodes}] NodeHostname={host} NodeAddr=127.0.0.1 \
-Port=[17101-{17100 + self.nodes}] CPUs=1 RealMemory=4000 State=UNKNOWN
+{nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
         )
@@ -132,6 +147,8 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
             state = self.state(job)
             if state in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", ""):
                 return state
+            if state == "PENDING":  # a requeued job would wait for two minutes
+                self.run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
             time.sleep(0.5)
         return f"{self.state(job)} after {seconds} s"
 
