@@ -41,6 +41,7 @@ def choose_architecture(recipe: Recipe, domains: Mapping[str, Domain]) -> Archit
         "widened": _widened,
         "random": _random,
         "backbone": _of_the_backbone,
+        "added": _added,
     }
     return choose[recipe.retrain.paths](recipe, domains)
 
@@ -101,6 +102,29 @@ def _of_the_backbone(recipe: Recipe, domains: Mapping[str, Domain]) -> Architect
     path = _common_path(recipe, str(folder.architecture_file))
     source = {"paths": "backbone", "path_of": str(folder.architecture_file)}
     return Architecture(build_space(recipe.space), dict.fromkeys(domains, path), source)
+
+
+def _added(recipe: Recipe, domains: Mapping[str, Domain]) -> Architecture:
+    """The paths of a trained network, and one that was searched for each domain it lacks."""
+    backbone, searched = recipe.retrain.backbone_file, recipe.architecture_file
+    assert backbone is not None  # a recipe without one is refused
+    if searched is None:
+        raise UserError(
+            "retrain.paths is 'added', but the recipe names no architecture_file; expected that of "
+            "a search for the new domain (recipes/add_domain.yaml)."
+        )
+    trained = Architecture.read(RunFolder.of_retraining(Path(backbone)).architecture_file)
+    new = Architecture.read(Path(searched))
+    new.check_space(trained.space)
+    added = [domain for domain in new.domains if domain not in trained.domains]
+    if not added:
+        raise UserError(
+            f"{searched} has paths for {', '.join(new.domains)}, which retrain.backbone_file = "
+            f"{backbone} has too; expected a domain that it lacks."
+        )
+    together = {**trained.paths, **{domain: new.paths[domain] for domain in added}}
+    source = {"paths": "added", "added": added, "to": backbone, "paths_of": searched}
+    return Architecture(trained.space, together, source)
 
 
 def _common_path(recipe: Recipe, file: str | None) -> SpacePath:

@@ -18,16 +18,20 @@ from mdl.data.domains import Domain, read_domains, read_remote_domains
 from mdl.data.embedded import ROOT as EMBEDDED_ROOT
 from mdl.data.embedded import is_generated, pack_generated
 from mdl.errors import UserError, nearest
+from mdl.networks.blocks import norm_parameters
 from mdl.networks.controller import Controllers
 from mdl.networks.cost import CostTable
 from mdl.networks.draws import RandomPaths
+from mdl.networks.latencies import PathLatencies
 from mdl.networks.multipath import MultiPathNetwork, path_users, supernet_users
 from mdl.networks.parameters import ParameterTable
-from mdl.networks.sizing import SizeTable, Target, most_likely_choices
+from mdl.networks.sizing import SizeTable, Target
 from mdl.recipe import LARGEST, BalancingRecipe, Recipe, SpaceRecipe, image_sizes, load_sizes
+from mdl.run_folder import RunFolder
 from mdl.space.architecture import Architecture
+from mdl.space.latency import LatencyTable
+from mdl.space.search_space import Block, SearchSpace, Stage
 from mdl.space.search_space import Path as SpacePath
-from mdl.space.search_space import SearchSpace, Stage
 from mdl.training.balancer import Balancer
 from mdl.training.finalists import FinalistsModule
 from mdl.training.gradnorm import GradNorm
@@ -123,15 +127,15 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
     search = recipe.search
     can_share = search.controllers == "per_domain" and not private
     costs = build_costs(recipe, domains)
+    controllers = Controllers(space, list(domains), search.controllers == "common", search.start)
+    if search.backbone_file is not None:
+        _reuse(network, controllers, Path(search.backbone_file), search.new_blocks)
     parts = (
         _channels_last(network),
-        Controllers(space, list(domains), search.controllers == "common", search.start),
+        controllers,
         costs,
         build_sizes(recipe, domains),
     )
-    target = build_target(recipe)
-    if target:  # out of reach, it is told now and not at the end
-        most_likely_choices(parts[1].log_probabilities(), parts[3], target)
     settings: dict[str, Any] = {
         "seed": recipe.seed,
         "controller_learning_rate": search.learning_rate,
@@ -140,14 +144,46 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
         "warmup_common_path": search.warmup_common_path,
         "sharing": search.sharing if can_share else 0.0,
         "paths_per_step": search.paths_per_step,
-        "target_size": target,
+        "target_size": build_target(recipe),
         **vars(search.reward),
         **_weights_training(recipe),
     }
+    if search.cost == "latency":
+        settings["latencies"] = build_latencies(recipe, domains)
     if search.candidates is None:
-        return SearchModule(*parts, frozen=search.supernet_file is not None, **settings)
+        module = SearchModule(*parts, frozen=search.supernet_file is not None, **settings)
+        module.architecture({})  # a size or time out of reach is told now and not at the end
+        return module
     drawn = draw_random(recipe, domains, search.candidates)
     return RandomSearchModule(*parts, candidates=drawn, **settings)
+
+
+def _reuse(
+    network: MultiPathNetwork, controllers: Controllers, file: Path, new_blocks: bool
+) -> None:
+    """Lets the nodes rest that a trained network has, and offers them, or new blocks too.
+
+    Raises UserError where the file is no retraining's, has another space, or a path of the domain.
+    """
+    trained = Architecture.read(RunFolder.of_retraining(file).architecture_file)
+    try:
+        trained.check_space(network.space)
+    except UserError as error:
+        raise UserError(f"search.backbone_file = {file} does not serve: {error}") from error
+    if known := [domain for domain in network.domains if domain in trained.domains]:
+        raise UserError(
+            f"search.backbone_file = {file} has a path for '{known[0]}' already; expected "
+            f"data.domains without {', '.join(trained.domains)}."
+        )
+    reused = path_users(trained.space, trained.paths)
+    for node in reused:
+        network.nodes[node.key].requires_grad_(False)
+    for parameter in norm_parameters(network):
+        parameter.requires_grad_(True)
+    if not new_blocks:
+        layers = range(len(network.space.layers))
+        blocks = [(node.layer, node.block) for node in reused if isinstance(node.block, Block)]
+        controllers.restrict([{block for at, block in blocks if at == layer} for layer in layers])
 
 
 def build_costs(recipe: Recipe, domains: Mapping[str, Domain]) -> CostTable:
@@ -164,6 +200,25 @@ def build_sizes(recipe: Recipe, domains: Mapping[str, Domain]) -> SizeTable:
     parameters, costs = build_parameters(recipe, domains), build_costs(recipe, domains)
     private, common = recipe.network.nodes == "private", recipe.search.controllers == "common"
     return SizeTable(parameters, costs, private, common)
+
+
+def build_latencies(recipe: Recipe, domains: Mapping[str, Domain]) -> PathLatencies:
+    """Raises UserError where the table does not fit, or a domain has no budget."""
+    latency, classes = recipe.search.latency, count_classes(domains)
+    assert latency.file is not None  # a recipe without one is refused
+    table = LatencyTable.read(Path(latency.file))
+    sizes = image_sizes(recipe.data, domains)
+    table.check_fits(latency.file, build_space(recipe.space), sizes, latency.runtime)
+    budget = latency.budget
+    if not isinstance(budget, dict):
+        budget = dict.fromkeys(domains, budget)
+    for name in (*budget, *domains):
+        if name not in domains or name not in budget:
+            raise UserError(
+                f"search.latency.budget has {', '.join(budget)}, the data have "
+                f"{', '.join(domains)}; expected milliseconds for each. Mend '{name}'."
+            )
+    return PathLatencies(table, classes, budget)
 
 
 def build_target(recipe: Recipe) -> Target:
@@ -205,6 +260,7 @@ def build_retrain(
         _derived_network(recipe, domains, architecture),
         {domain: architecture.paths[domain] for domain in domains},
         frozen=recipe.retrain.paths == "backbone" and recipe.retrain.backbone == "frozen",
+        added=architecture.source.get("added", ()) if recipe.retrain.paths == "added" else (),
         ema_decay=recipe.retrain.ema_decay,
         **_weights_training(recipe),
     )

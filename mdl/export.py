@@ -10,6 +10,8 @@ RUN is the run folder of a finished retraining, e.g. runs/mpnas_retrain. Into RU
     onnx/all.domains.onnx                  ONNX: one image through all domains
     torch/model.safetensors, architecture.json   for `mdl.device.torch_files.load_network`
     torch/model.pt2                        torch.export: all domains
+    model_int8.pte, onnx_int8/             with --to executorch-int8 onnx-int8: quantised, with
+                                           ranges measured on training images of each domain
 
 A network takes colours of 0 to 255 and normalises by itself; classes and sizes of images are in the
 files. Needs the optional packages: pip install -c constraints.txt -e '.[device]'
@@ -24,7 +26,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from mdl.command import run_command
@@ -36,8 +37,8 @@ from mdl.device.metadata import Metadata
 from mdl.device.model import Model
 from mdl.device.onnx_files import write_onnx
 from mdl.device.onnx_model import OnnxModel
-from mdl.device.plain import FORMS, MIXED, SCALED, PlainPath, stored_bytes
-from mdl.device.preparation import prepare
+from mdl.device.plain import FOLDED, FORMS, MIXED, SCALED, PlainPath, stored_bytes
+from mdl.device.preparation import Colours
 from mdl.device.torch_files import (
     NetworkModel,
     ProgramModel,
@@ -52,6 +53,8 @@ from mdl.trained import Trained
 from mdl.trainer import quiet
 
 TARGETS = ("executorch", "onnx", "safetensors", "program")
+INT8_TARGETS = ("executorch-int8", "onnx-int8")
+_CALIBRATION_IMAGES = 128  # of each domain
 _IMAGES = 200  # of each domain, that an export is checked on
 
 
@@ -62,8 +65,8 @@ class Exported:
     target: str
     files: list[Path]
     form: str  # of batch norm
-    tensors: int  # bytes, equal ones once
-    tensors_apart: int  # bytes, of as many files as there are domains
+    # bytes of tensors: equal ones once, and in as many files as there are domains; INT8: unknown
+    tensors: tuple[int, int] | None
     agreements: Mapping[str, Agreement]
 
     @property
@@ -83,9 +86,10 @@ def main(arguments: Sequence[str]) -> None:
     write_beside(out / "export.json", _record(trained, exported))
     print(f"Files: {out}")
     first = next(iter(domains))
-    model = {"executorch": "model.pte", "onnx": "onnx"}.get(options.to[0])
+    runtime, file = options.to[0].partition("-")[0], exported[0].files[0]
+    model = {"executorch": file, "onnx": file.parent}.get(runtime)
     if model is not None:
-        print(f"Next: python -m mdl.predict {out / model} --domain {first} IMAGE")
+        print(f"Next: python -m mdl.predict {model} --domain {first} IMAGE")
 
 
 def export(
@@ -102,17 +106,23 @@ def export(
     Raises UserError where an export does not answer as the trained network does.
     """
     metadata = trained.metadata.of(*domains)
-    known: dict[str, dict[str, PlainPath]] = {}
+    known: dict[tuple[str, bool], dict[str, PlainPath]] = {}
     exported = []
     with phase_bar("exporting", 2 * len(targets)) as advance:
         for target in targets:
             # ONNX Runtime folds what can be folded when it loads a file: the smallest is best
             own = form or (MIXED if target == "executorch" else SCALED)
-            paths = known.setdefault(own, trained.plain_paths(own, domains))
+            int8 = target in INT8_TARGETS
+            if int8:
+                own = FOLDED  # codes of weights stay shared
+            if (own, int8) not in known:
+                known[own, int8] = trained.plain_paths(own, domains, int8)
+            paths = known[own, int8]
             files, open_written = _write(target, trained, paths, metadata, out)
             advance(1)
             agreements = check(trained, open_written(), domains, images)
-            exported.append(Exported(target, files, own, *stored_bytes(paths), agreements))
+            tensors = None if int8 else stored_bytes(paths)
+            exported.append(Exported(target, files, own, tensors, agreements))
             advance(1)
     for of in exported:
         _check_agreement(of)
@@ -122,7 +132,7 @@ def export(
 def _check_agreement(exported: Exported) -> None:
     """Raises UserError, and removes the files, where they answer otherwise than the network."""
     for domain, agreement in exported.agreements.items():
-        if agreement.greatest_difference > TOLERANCE:
+        if exported.target not in INT8_TARGETS and agreement.greatest_difference > TOLERANCE:
             for file in exported.files:
                 file.unlink()
             raise UserError(
@@ -140,12 +150,16 @@ def _write(
     out: Path,
 ) -> tuple[list[Path], Callable[[], Model]]:
     """Writes the files of a target; gives them, and what opens them."""
-    if target == "executorch":
-        file = out / "model.pte"
-        write_executorch(file, paths, metadata)
+    runtime, _, int8 = target.partition("-")
+    ending = f"_{int8}" if int8 else ""
+    calibration = _calibration(trained, list(paths)) if int8 else None
+    if runtime == "executorch":
+        file = out / f"model{ending}.pte"
+        write_executorch(file, paths, metadata, calibration)
         return [file], lambda: ExecutorchModel(file)
-    if target == "onnx":
-        return write_onnx(out / "onnx", paths, metadata), lambda: OnnxModel(out / "onnx")
+    if runtime == "onnx":
+        onnx = out / f"onnx{ending}"
+        return write_onnx(onnx, paths, metadata, calibration), lambda: OnnxModel(onnx)
     folder = out / "torch"
     if target == "program":
         write_program(folder / "model.pt2", paths, metadata)
@@ -156,6 +170,14 @@ def _write(
     return files, lambda: NetworkModel(folder)
 
 
+def _calibration(trained: Trained, domains: Sequence[str]) -> dict[str, Colours]:
+    """Training images of each domain as its network takes them."""
+    return {
+        domain: trained.prepared(domain, trained.images(domain, "train", _CALIBRATION_IMAGES)[0])
+        for domain in domains
+    }
+
+
 def check(
     trained: Trained, model: Model, domains: Sequence[str], images: int | None
 ) -> dict[str, Agreement]:
@@ -164,24 +186,21 @@ def check(
     for domain in domains:
         contents, labels = trained.images(domain, "val", images)
         expected = trained.logits(domain, contents).numpy()
-        of = model.metadata(domain).domain(domain)
-        colours = np.concatenate([prepare(content, of) for content in contents])
+        colours = trained.prepared(domain, contents)
         agreements[domain] = compare(expected, model.logits(domain, colours), labels.numpy())
     return agreements
 
 
 def size_table(exported: Sequence[Exported]) -> Table:
-    rows = [
-        [
-            of.target,
-            of.form,
-            f"{of.bytes / 1e6:.2f}",
-            f"{of.tensors / 1e6:.2f}",
-            f"{of.tensors_apart / 1e6:.2f}",
-            f"{1 - of.tensors / of.tensors_apart:.0%}",
-        ]
-        for of in exported
-    ]
+    rows = []
+    for of in exported:
+        row = [of.target, of.form, f"{of.bytes / 1e6:.2f}"]
+        if of.tensors is None:
+            row += ["-", "-", "-"]
+        else:
+            once, apart = of.tensors
+            row += [f"{once / 1e6:.2f}", f"{apart / 1e6:.2f}", f"{1 - once / apart:.0%}"]
+        rows.append(row)
     columns = ["files", "batch norm", "MB", "tensors, MB", "in files apart, MB", "saved by sharing"]
     return Table("what was written", columns, rows)
 
@@ -210,7 +229,6 @@ def _record(trained: Trained, exported: Sequence[Exported]) -> str:
                 "files": {file.name: file.stat().st_size for file in of.files},
                 "batch_norm": of.form,
                 "tensors": of.tensors,
-                "tensors_apart": of.tensors_apart,
                 "agreement": {d: asdict(agreement) for d, agreement in of.agreements.items()},
             }
             for of in exported
@@ -235,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path)
-    parser.add_argument("--to", nargs="+", choices=TARGETS, default=TARGETS)
+    parser.add_argument("--to", nargs="+", choices=TARGETS + INT8_TARGETS, default=TARGETS)
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/export")
     parser.add_argument("--domains", nargs="+", metavar="DOMAIN", help="default: all")
     parser.add_argument("--checkpoint", choices=("best", "last"))

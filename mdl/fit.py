@@ -40,7 +40,7 @@ from mdl.results.dashboard import finish as finish_dashboard
 from mdl.results.dashboard import log_pictures
 from mdl.results.decathlon_score import score_of
 from mdl.results.metrics import last_values
-from mdl.results.summary import cost_table, path_table, score_table
+from mdl.results.summary import addition_in_words, cost_table, path_table, score_table
 from mdl.run_folder import RunFolder
 from mdl.scoring import choose_checkpoint, scored_splits, write_scores
 from mdl.space.architecture import Architecture
@@ -51,7 +51,7 @@ from mdl.training.finalists import FinalistsModule
 from mdl.training.retrain import RetrainModule
 from mdl.training.search import SearchModule
 from mdl.training.stop_signal import RunStopped
-from mdl.weights import load_backbone, load_supernet, read_checkpoint
+from mdl.weights import load_backbone, load_reused, load_supernet, read_checkpoint
 
 STOPPED = 75  # exit status of a run that was told to stop and can go on (sysexits' EX_TEMPFAIL)
 
@@ -105,13 +105,15 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
         # once: a run's own checkpoint carries it
         if recipe.search.supernet_file is not None and not last.is_file():
             load_supernet(module, recipe, domains)
+        if recipe.search.backbone_file is not None and not last.is_file():
+            load_reused(module, recipe, domains)
     else:
         # its own copy once it has begun: the search's may have been searched again since
         own = folder.architecture_file
         known = own.is_file() and folder.has_begun
         architecture = Architecture.read(own) if known else choose_architecture(recipe, domains)
         module = retraining = build_retrain(recipe, domains, architecture)
-        if recipe.retrain.paths == "backbone" and not last.is_file():
+        if recipe.retrain.paths in ("backbone", "added") and not last.is_file():
             load_backbone(retraining, recipe, domains)
     data = build_data(recipe, domains)
     trainer = build_trainer(recipe, folder, domains, build_callbacks(recipe))
@@ -213,6 +215,8 @@ def print_product(recipe: Recipe, folder: RunFolder, words: Sequence[str]) -> No
             if (remark := at_chance_in_words(split, of)) is not None:
                 print(f"At chance: {remark}")
         cost_table(costs, private, "what it costs").print()
+        if architecture.source.get("added"):
+            print(addition_in_words(architecture, num_classes, recipe.network.batch_norm))
         print(f"Next: python -m mdl.report {shlex.quote(str(folder.path))}")
 
 

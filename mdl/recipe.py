@@ -115,7 +115,19 @@ class TargetRecipe:
 
 
 @dataclass
+class LatencyRecipe:
+    """Of search.cost=latency."""
+
+    file: str | None = None  # a table of python -m mdl.profile, or of a device of one's own
+    runtime: str | None = None  # that the table has to be of; null: any
+    budget: Any = None  # milliseconds of a path, of every domain or {domain: milliseconds}
+
+
+@dataclass
 class SearchRecipe:
+    # of a path, in the reward: macs, against reward.target | latency, against latency.budget
+    cost: str = "macs"
+    latency: LatencyRecipe = field(default_factory=LatencyRecipe)
     controllers: str = "per_domain"  # per_domain | common: one for all (multi-head NAS)
     learning_rate: float = 0.05
     beta1: float = 0.5
@@ -123,6 +135,10 @@ class SearchRecipe:
     warmup_common_path: bool = True
     # a checkpoint of an earlier search: its weights rest, controllers are searched anew
     supernet_file: str | None = None
+    # a retraining's checkpoint: paths of new domains are searched through its nodes, which rest;
+    # new_blocks: also through blocks that no path of it has, which are trained
+    backbone_file: str | None = None
+    new_blocks: bool = False
     # with supernet_file and a target: so many random networks of that size in place of
     # controllers, rewarded as they are; the best is what a search has to beat
     candidates: int | None = None
@@ -149,13 +165,17 @@ class RetrainRecipe:
     # searched: those of architecture_file | common: one path for all domains (single path
     # multi-head) | widened: that path, the space's widths multiplied until it weighs what the
     # searched paths do | random: drawn by the seed, of the size and cost of the searched |
-    # backbone: the common path of backbone_file's network, beginning with its weights
+    # backbone: the common path of backbone_file's network, beginning with its weights |
+    # added: the paths of backbone_file's network, which stays as it is, and those of
+    # architecture_file for domains that it lacks, which are trained
     paths: str = "searched"
     draw: int = 0  # which of a seed's random paths
     # common, widened: an architecture.json whose domains, whichever they are, have one common
     # path; null: the path of the space's reference block at every layer
     common_file: str | None = None
-    backbone_file: str | None = None  # backbone: a retraining's checkpoint, in its run folder
+    backbone_file: str | None = (
+        None  # backbone, added: a retraining's checkpoint, in its run folder
+    )
     backbone: str = "frozen"  # frozen: only the heads are trained | trained: all goes on from it
     ema_decay: float = 0.99
 

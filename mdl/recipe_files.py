@@ -34,9 +34,10 @@ _CHOICES = {
     "balancing.method": ("none", "gradnorm", "uncertainty", "dwa", "famo"),
     "balancing.initial_loss": ("measured", "log_classes"),
     "search.controllers": ("per_domain", "common"),
+    "search.cost": ("macs", "latency"),
     "search.block_weights": ("own", "tied"),
     "search.start": ("blocks", "expansions"),
-    "retrain.paths": ("searched", "common", "widened", "random", "backbone"),
+    "retrain.paths": ("searched", "common", "widened", "random", "backbone", "added"),
     "retrain.backbone": ("frozen", "trained"),
     # no 16-mixed: gradients are clipped here, and would be clipped before they are unscaled
     "trainer.precision": ("32-true", "bf16-mixed"),
@@ -304,6 +305,20 @@ def _check_search(merged: DictConfig) -> None:
     for key in ("params", "macs"):
         if (total := search.target[key]) is not None and not isfinite(total):
             raise UserError(f"search.target.{key} is {total}; expected a number above 0, or null.")
+    _check_latency(search)
+    if search.backbone_file is not None:
+        for key, other in (("supernet_file", None), ("candidates", None), ("finalists", None)):
+            if search[key] != other:
+                raise UserError(
+                    f"search.backbone_file and search.{key} are both given; expected one of them. "
+                    f"Set search.{key}=null."
+                )
+        if search.block_weights != "own":
+            raise UserError(
+                "search.backbone_file is given and search.block_weights is "
+                f"{search.block_weights}: a trained network's blocks have weights of their own. "
+                "Expected own."
+            )
     _check_finalists(merged)
     if search.candidates is not None and search.controllers == "common":
         raise UserError(
@@ -322,6 +337,43 @@ def _check_search(merged: DictConfig) -> None:
         raise UserError(
             f"balancing.method is {merged.balancing.method}, but search.supernet_file is given: "
             "no weights are trained, there is nothing to balance. Set balancing.method=none."
+        )
+
+
+def _check_latency(search: Any) -> None:
+    latency = search.latency
+    if search.cost != "latency":
+        for key in ("file", "budget"):
+            if latency[key] is not None:
+                raise UserError(
+                    f"search.latency.{key} is {latency[key]}, but search.cost is {search.cost}; "
+                    "expected search.cost=latency, or null."
+                )
+        return
+    if latency.file is None:
+        raise UserError(
+            "search.cost is latency, but search.latency.file is null; expected a table: "
+            "python -m mdl.profile RECIPE --out TABLE"
+        )
+    budgets = (
+        latency.budget.values() if isinstance(latency.budget, DictConfig) else [latency.budget]
+    )
+    for budget in budgets:
+        if isinstance(budget, bool) or not isinstance(budget, int | float) or not budget > 0:
+            raise UserError(
+                f"search.latency.budget is {latency.budget}; expected milliseconds above 0, for "
+                "all domains or as {domain: milliseconds}."
+            )
+    for key in ("candidates", "finalists"):
+        if search[key] is not None:
+            raise UserError(
+                f"search.cost is latency and search.{key} is {search[key]}, whose networks come "
+                "without a budget of time. Set search.cost=macs."
+            )
+    if search.target.macs is not None:
+        raise UserError(
+            f"search.cost is latency and search.target.macs is {search.target.macs}; expected one "
+            "of the two. Set search.target.macs=null; search.target.params may stay."
         )
 
 
@@ -359,24 +411,33 @@ def _check_finalists(merged: DictConfig) -> None:
 
 def _check_retrained_paths(merged: DictConfig) -> None:
     paths, file = merged.retrain.paths, merged.retrain.backbone_file
+    reuses = merged.search.backbone_file is not None
     if merged.retrain.common_file is not None and paths not in ("common", "widened"):
         raise UserError(
             f"retrain.common_file is {merged.retrain.common_file}, but retrain.paths is "
             f"'{paths}'; expected common or widened, which take the path of that file, or no file."
         )
-    if paths == "backbone" and file is None:
+    if paths in ("backbone", "added") and file is None:
         raise UserError(
-            "retrain.paths is 'backbone', but the recipe names no retrain.backbone_file; expected "
+            f"retrain.paths is '{paths}', but the recipe names no retrain.backbone_file; expected "
             "a checkpoint of a retraining, e.g. runs/one_domain/checkpoints/best.ckpt"
         )
-    if paths != "backbone" and file is not None:
+    if paths not in ("backbone", "added") and file is not None:
         raise UserError(
             f"retrain.backbone_file is {file}, but retrain.paths is '{paths}'; expected "
-            "retrain.paths=backbone, which takes path and weights from that file, or no file."
+            "retrain.paths=backbone or added, which take paths and weights from that file, or no "
+            "file."
         )
-    if paths == "backbone" and merged.network.nodes != "shared":
+    for key, uses in (("retrain.paths", paths == "added"), ("search.backbone_file", reuses)):
+        if uses and merged.network.batch_norm != "per_domain":
+            raise UserError(
+                f"{key} adds a domain to a trained network, and network.batch_norm is "
+                f"{merged.network.batch_norm}: what all domains share would change for the others. "
+                "Expected network.batch_norm=per_domain."
+            )
+    if (paths in ("backbone", "added") or reuses) and merged.network.nodes != "shared":
         raise UserError(
-            f"retrain.paths is 'backbone' and network.nodes is '{merged.network.nodes}'; a "
+            f"A trained network is reused, but network.nodes is '{merged.network.nodes}'; a "
             "backbone is what all domains have in common: expected network.nodes=shared."
         )
 

@@ -19,6 +19,7 @@ from mdl.data.parcel import NUM_DRAWS, Sample
 from mdl.data.shards import ShardImages
 from mdl.device.metadata import DomainMetadata, Metadata
 from mdl.device.plain import NormalisedImage, PlainPath, plain_paths
+from mdl.device.preparation import Colours, prepare
 from mdl.errors import UserError
 from mdl.networks.multipath import MultiPathNetwork, path_users
 from mdl.recipe import Recipe, image_sizes, load_sizes
@@ -87,7 +88,9 @@ class Trained:
     def paths(self, domains: Sequence[str]) -> dict[str, SpacePath]:
         return {domain: self.module.paths[domain] for domain in domains}
 
-    def plain_paths(self, form: str, domains: Sequence[str]) -> dict[str, PlainPath]:
+    def plain_paths(
+        self, form: str, domains: Sequence[str], int8: bool = False
+    ) -> dict[str, PlainPath]:
         """Chains of plain convolutions of some domains, see `mdl.device.plain`."""
         alike: dict[tuple[tuple[float, ...], ...], NormalisedImage] = {}
         normalisation, sizes = {}, {}
@@ -96,7 +99,9 @@ class Trained:
             # one module for equal ones: what follows it may be common work
             module = alike.setdefault((of.mean, of.std), NormalisedImage(of.mean, of.std))
             normalisation[domain], sizes[domain] = module, of.image_size
-        return plain_paths(self.network(domains), self.paths(domains), normalisation, sizes, form)
+        return plain_paths(
+            self.network(domains), self.paths(domains), normalisation, sizes, form, int8
+        )
 
     def images(
         self, domain: str, split: str, most: int | None = None
@@ -119,6 +124,11 @@ class Trained:
             contents.append(content)
             labels.append(int(shards.rows["label"][image]))
         return contents, torch.tensor(labels)
+
+    def prepared(self, domain: str, contents: Sequence[bytes]) -> Colours:
+        """Encoded images as an exported network takes them, [n, 3, s, s]."""
+        of = self.metadata.domain(domain)
+        return np.concatenate([prepare(content, of) for content in contents])
 
     @torch.inference_mode()
     def logits(self, domain: str, contents: Sequence[bytes]) -> Tensor:

@@ -20,6 +20,7 @@ from mdl.run_folder import RunFolder, identity
 from mdl.space.architecture import Architecture
 from mdl.training.base import MultiDomainModule
 from mdl.training.retrain import RetrainModule
+from mdl.training.search import SearchModule
 
 
 def read_checkpoint(
@@ -180,6 +181,20 @@ def load_backbone(module: RetrainModule, recipe: Recipe, domains: Mapping[str, D
     module.inherit(backbone, _models(file, backbone.domains, recipe, domains))
 
 
+def load_reused(module: SearchModule, recipe: Recipe, domains: Mapping[str, Domain]) -> None:
+    """Gives a new domain's super-network the blocks of a trained network, `search.backbone_file`.
+
+    Raises UserError where the file is damaged, or of a network of another kind.
+    """
+    file = Path(recipe.search.backbone_file or "")
+    folder = RunFolder.of_retraining(file)
+    theirs = folder.recipe()
+    words = overrides_between(recipe, theirs, ["network"])
+    _check_as_then("search.backbone_file", str(file), words, "a network")
+    content = _read(file, theirs, "Name another as search.backbone_file, or train it again.")
+    module.network.inherit(_averaged_network(content["state_dict"], folder, theirs))
+
+
 def _check_classes(
     file: Path, data: Mapping[str, Mapping[str, str]], domains: Mapping[str, Domain]
 ) -> None:
@@ -197,6 +212,8 @@ def _models(
 ) -> dict[str, str]:
     """Domain -> the backbone's domain whose batch norm it takes, where it is not itself."""
     new = [domain for domain in domains if domain not in trained]
+    if recipe.retrain.paths == "added":
+        return {}  # a new domain's batch norm begins as the identity
     if new and len(trained) > 1 and recipe.network.batch_norm == "per_domain":
         raise UserError(
             f"retrain.backbone_file = {file} has a batch norm for each of {', '.join(trained)} "

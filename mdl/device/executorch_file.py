@@ -8,13 +8,22 @@ from pathlib import Path
 import torch
 
 from mdl.device.files import lacks_extra, write_whole
+from mdl.device.int8 import quantised_program
 from mdl.device.metadata import KEY, Metadata
 from mdl.device.plain import PlainPath
+from mdl.device.preparation import Colours
 from mdl.device.quiet import quietly
 
 
-def write_executorch(file: Path, paths: Mapping[str, PlainPath], metadata: Metadata) -> None:
+def write_executorch(
+    file: Path,
+    paths: Mapping[str, PlainPath],
+    metadata: Metadata,
+    calibration: Mapping[str, Colours] | None = None,
+) -> None:
     """Lowers each path to XNNPACK, for one image at a time, and writes them as one program.
+
+    calibration: images [n, 3, s, s] of each domain, to quantise its path to INT8 by.
 
     Raises UserError where executorch is not installed.
     """
@@ -28,8 +37,11 @@ def write_executorch(file: Path, paths: Mapping[str, PlainPath], metadata: Metad
             raise lacks_extra(error) from error
         programs = {}
         for domain, path in paths.items():
-            side = metadata.domain(domain).image_size
-            programs[domain] = torch.export.export(path, (torch.zeros(1, 3, side, side),))
+            if calibration is None:
+                side = metadata.domain(domain).image_size
+                programs[domain] = torch.export.export(path, (torch.zeros(1, 3, side, side),))
+            else:
+                programs[domain] = quantised_program(path, calibration[domain])
         program = to_edge_transform_and_lower(
             programs,
             partitioner=[XnnpackPartitioner()],

@@ -47,12 +47,17 @@ class ExecutorchModel:
         """Raises UserError where there is no such domain."""
         return self._metadata.of(domain)
 
+    def method(self, domain: str) -> Any:
+        """The executorch.runtime.Method of a domain, loaded when it is first asked for."""
+        return self._program.load_method(domain)
+
     def logits(self, domain: str, colours: Colours) -> Logits:
         """Colours [n, 3, s, s] in 0 to 255 -> logits [n, classes]; one image at a time."""
         import torch
 
-        method = self._program.load_method(domain)
-        rows = [method.execute((torch.from_numpy(of[None]),))[0].numpy() for of in colours]
+        method = self.method(domain)
+        images = torch.from_numpy(colours).split(1)
+        rows = [method.execute((image,))[0].numpy() for image in images]
         return np.concatenate(rows)
 
 

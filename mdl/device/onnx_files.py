@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from mdl.device.files import lacks_extra, write_bytes
+from mdl.device.int8 import quantised_graph
 from mdl.device.metadata import KEY, Metadata
 from mdl.device.onnx_model import TOGETHER
 from mdl.device.plain import PlainPath, PlainPaths
+from mdl.device.preparation import Colours
 from mdl.device.quiet import quietly
 
 WEIGHTS = "weights.bin"
@@ -21,25 +23,37 @@ _ALIGNMENT = 64  # bytes
 _LEAST_BYTES = 256  # smaller tensors stay in the graph, which holds as much about one that does not
 
 
-def write_onnx(folder: Path, paths: Mapping[str, PlainPath], metadata: Metadata) -> list[Path]:
+def write_onnx(
+    folder: Path,
+    paths: Mapping[str, PlainPath],
+    metadata: Metadata,
+    calibration: Mapping[str, Colours] | None = None,
+    together: bool = True,
+) -> list[Path]:
     """Writes `<domain>.onnx`, `all.domains.onnx` and their common weights into a folder.
 
     A graph takes any number of images, 'image' [n, 3, s, s] -> 'logits' [n, classes]. The graph of
     all domains gives 'logits_<domain>' each; it is of the domains whose images have the sizes
     of the first one's; how its image is made square is for the caller to say. Gives the files.
 
+    calibration: images [n, 3, s, s] of each domain, to quantise its graph to INT8 by.
+    together: whether there is a graph of all domains; there is none in INT8.
+
     Raises UserError where onnx or onnxscript is not installed.
     """
     models = {}
     for domain, path in paths.items():
         side = metadata.domain(domain).image_size
-        models[f"{domain}.onnx"] = _graph(path, side, ["logits"], metadata.of(domain))
+        model = _graph(path, side, ["logits"], metadata.of(domain))
+        if calibration is not None:
+            model = quantised_graph(model, calibration[domain])
+        models[f"{domain}.onnx"] = model
     alike = of_one_size(metadata)
-    if len(alike) > 1:
-        together = PlainPaths({domain: paths[domain] for domain in alike})
+    if together and len(alike) > 1 and calibration is None:
+        every = PlainPaths({domain: paths[domain] for domain in alike})
         names = [f"logits_{domain}" for domain in alike]
         side = metadata.domain(alike[0]).image_size
-        models[TOGETHER] = _graph(together, side, names, metadata.of(*alike))
+        models[TOGETHER] = _graph(every, side, names, metadata.of(*alike))
     weights = _Weights()
     for model in models.values():
         weights.take(model)

@@ -44,15 +44,16 @@ class OnnxModel:
         """Raises UserError where there is no such domain."""
         if domain not in self._files:
             Metadata(dict.fromkeys(self._files), {}).domain(domain)  # type: ignore[arg-type]
-        text = self._session(domain).get_modelmeta().custom_metadata_map.get(KEY, "")
+        text = self.session(domain).get_modelmeta().custom_metadata_map.get(KEY, "")
         return Metadata.loads(text, self._files[domain])
 
     def logits(self, domain: str, colours: Colours) -> Logits:
         """Colours [n, 3, s, s] in 0 to 255 -> logits [n, classes]."""
-        logits: Logits = self._session(domain).run(None, {"image": colours})[0]
+        logits: Logits = self.session(domain).run(None, {"image": colours})[0]
         return logits
 
-    def _session(self, domain: str) -> Any:
+    def session(self, domain: str) -> Any:
+        """The onnxruntime.InferenceSession of a domain, opened when it is first asked for."""
         if domain not in self._sessions:
             self._sessions[domain] = open_session(self._files[domain], self._threads)
         return self._sessions[domain]

@@ -41,6 +41,14 @@ A convolution of one domain alone, or with shared batch norm, is folded in every
 
 _WEIGHTS_PER_VALUE = 4  # measured: docs/results/device.md
 _LEAST_SCALE = 1e-6
+INT8_STEPS = 127  # of weights on either side of zero
+
+
+def rounded(weight: Tensor) -> Tensor:
+    """Weights [out, ...] at the nearest of the INT8 steps of their output channel."""
+    flat = weight.flatten(1)
+    step = flat.abs().amax(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny) / INT8_STEPS
+    return ((flat / step).round() * step).view_as(weight)
 
 
 class NormalisedImage(nn.Module):
@@ -63,9 +71,9 @@ class NormalisedImage(nn.Module):
 class PlainConv(nn.Module):
     """A convolution with its batch norm, folded or not, and its activation.
 
-    weight: the trained one. scale, shift [C]: batch norm's. Not folded, the weight stays the same
-    tensor for all domains, and the shift goes into the bias as shift / scale: one operation after
-    the convolution instead of two.
+    weight: the trained one of `conv`, or that rounded. scale, shift [C]: batch norm's. Not folded,
+    the weight stays the same tensor for all domains, and the shift goes into the bias as
+    shift / scale: one operation after the convolution instead of two.
     """
 
     weight: Tensor
@@ -75,6 +83,7 @@ class PlainConv(nn.Module):
     def __init__(
         self,
         conv: nn.Conv2d,
+        weight: Tensor,
         scale: Tensor,
         shift: Tensor,
         act: Activation | None,
@@ -83,7 +92,6 @@ class PlainConv(nn.Module):
         super().__init__()
         self.stride, self.padding, self.groups = conv.stride, conv.padding, conv.groups
         self.act = act
-        weight = conv.weight.detach()
         if fold:
             self.register_buffer("weight", weight * scale.view(-1, 1, 1, 1))
             self.register_buffer("bias", shift)
@@ -207,11 +215,13 @@ def plain_paths(
     normalisation: Mapping[str, NormalisedImage],
     image_size: Mapping[str, int],
     form: str,
+    int8: bool = False,
 ) -> dict[str, PlainPath]:
     """A chain per domain that computes what the trained network does in evaluation.
 
     network: in the contiguous memory format, as exporters need it. image_size: domain -> side, px.
-    form: one of `FORMS`.
+    form: one of `FORMS`. int8: whether weights are rounded to the steps of INT8 before batch norm
+    is folded into them, so that their codes are then the same for all domains that share them.
 
     Modules that are the same for several domains are one module; weights are the trained tensors
     themselves where nothing is folded into them.
@@ -233,7 +243,7 @@ def plain_paths(
             if alike not in known:
                 alone = len(network.users[node]) == 1 or _same_for_all(module)
                 gate = gates.get(node.key)
-                known[alike] = _plain_node(module, gate, domain, alone, form, side)
+                known[alike] = _plain_node(module, gate, domain, alone, form, side, int8)
             side = _side_after(module, side)
             steps[node.key.partition("@")[0]] = known[alike]
         steps["classify"] = PlainHead(cast(nn.Linear, network.heads[domain_key(domain)]))
@@ -263,7 +273,13 @@ def _side_after(module: nn.Module, side: int) -> int:
 
 
 def _plain_node(
-    module: nn.Module, gate: PlainGate | None, domain: str, alone: bool, form: str, side: int
+    module: nn.Module,
+    gate: PlainGate | None,
+    domain: str,
+    alone: bool,
+    form: str,
+    side: int,
+    int8: bool,
 ) -> nn.Module:
     """A node for one of its users. alone: whether it is the same for all who visit it.
 
@@ -274,7 +290,8 @@ def _plain_node(
     def plain(conv: nn.Conv2d, norm: nn.Module, act: Activation | None, side: int) -> PlainConv:
         few = conv.weight[0].numel() <= _WEIGHTS_PER_VALUE * side**2
         fold = alone or form == FOLDED or (form == MIXED and few)
-        return PlainConv(conv, *_scale_and_shift(norm, domain), act, fold)
+        weight = rounded(conv.weight.detach()) if int8 else conv.weight.detach()
+        return PlainConv(conv, weight, *_scale_and_shift(norm, domain), act, fold)
 
     if isinstance(module, ConvNormAct):
         return plain(module.conv, module.bn, module.act, after)

@@ -6,13 +6,13 @@ and layers are one tensor, so that sampling, probabilities and entropies are one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mdl.data.order import stable_key
-from mdl.space.search_space import ZERO, Layer, Path, SearchSpace
+from mdl.space.search_space import ZERO, Block, Layer, Path, SearchSpace
 
 
 def equally_likely_blocks(layer: Layer) -> list[float]:
@@ -67,6 +67,14 @@ class Controllers(nn.Module):
         logits = (likely / likely.amax(1, keepdim=True)).log().masked_fill(likely == 0, 0.0)
         rows = 1 if common else len(self.domains)
         self.logits = nn.Parameter(logits.repeat(rows, 1, 1))
+
+    def restrict(self, blocks: Sequence[Collection[Block]]) -> None:
+        """Offers only some blocks, given per layer, and zero where the layer can be skipped."""
+        for row, layer, kept in zip(self.offered, self.space.layers, blocks, strict=True):
+            there = [block == ZERO or block in kept for block in layer.blocks]
+            row[: len(there)] &= torch.tensor(there)
+        self.start.masked_fill_(~self.offered, 0.0)
+        self.start /= self.start.sum(1, keepdim=True)
 
     def log_probabilities(self) -> Tensor:
         """[domains, layers, blocks]; minus infinity where a layer lacks the block."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mdl.networks.multipath import path_users
+from mdl.networks.parameters import ParameterTable
 from mdl.results.costs import Comparison, NetworkCost
 from mdl.results.table import Table, percent
 from mdl.space.architecture import Architecture, similarity
@@ -30,6 +32,25 @@ def cost_table(comparison: Comparison, private: bool, title: str) -> Table:
         counts = [f"{of.total:,}", f"{comparison.ratio(cost):.2f}x", f"{of.heads:,}"]
         rows.append([name, *counts, f"{cost.macs / 1e6:.1f}"])
     return Table(title, ["network", "parameters", "ratio", "in heads", "M macs"], rows)
+
+
+def addition_in_words(
+    architecture: Architecture, num_classes: Mapping[str, int], batch_norm: str
+) -> str:
+    """What domains that were added to a trained network cost (`retrain.paths=added`)."""
+    added = architecture.source["added"]
+    table = ParameterTable(architecture.space, num_classes, batch_norm)
+    before = {d: path for d, path in architecture.paths.items() if d not in added}
+    known = path_users(architecture.space, before)
+    new = [node for node in path_users(architecture.space, architecture.paths) if node not in known]
+    parts = table.count(before), table.count(architecture.paths)
+    more = parts[1].total - parts[0].total
+    return (
+        f"Added {', '.join(added)}: {more:,} parameters, {more / parts[0].total:.1%} of the "
+        f"{parts[0].total:,} before: {parts[1].heads - parts[0].heads:,} in heads, "
+        f"{parts[1].norm - parts[0].norm:,} in batch norm, "
+        f"{parts[1].convolutions - parts[0].convolutions:,} in {len(new)} new blocks"
+    )
 
 
 def path_table(architecture: Architecture, entropies: Mapping[str, float]) -> Table:

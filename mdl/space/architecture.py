@@ -38,7 +38,7 @@ class Architecture:
 
     def check_space(self, space: SearchSpace) -> None:
         """Raises UserError with the first difference from the given space."""
-        if (difference := _first_difference(self.space.table(), space.table())) is not None:
+        if (difference := first_difference(self.space.table(), space.table())) is not None:
             where, own, other = difference
             raise UserError(
                 f"The architecture belongs to another space: its space.{where} is {own}, the "
@@ -74,7 +74,7 @@ class Architecture:
 
     def write(self, file: FilePath) -> None:
         """Writes a file that a person can read: one line per layer."""
-        text = _dumps(
+        text = dumps(
             {
                 "format": FORMAT,
                 "space_fingerprint": self.space.fingerprint,
@@ -151,7 +151,7 @@ def _read_path(space: SearchSpace, domain: str, choices: Mapping[str, Any]) -> P
     return tuple(ZERO if choice == "zero" else Block(**choice) for choice in choices.values())
 
 
-def _first_difference(one: Any, other: Any, where: str = "") -> tuple[str, Any, Any] | None:
+def first_difference(one: Any, other: Any, where: str = "") -> tuple[str, Any, Any] | None:
     if isinstance(one, dict) and isinstance(other, dict):
         keys = list(one) + [key for key in other if key not in one]
         pairs = [(f"{where}.{key}".lstrip("."), one.get(key), other.get(key)) for key in keys]
@@ -159,11 +159,11 @@ def _first_difference(one: Any, other: Any, where: str = "") -> tuple[str, Any, 
         pairs = [(f"{where}[{i}]", a, b) for i, (a, b) in enumerate(zip(one, other, strict=True))]
     else:
         return None if one == other else (where, one, other)
-    differences = (_first_difference(a, b, inner) for inner, a, b in pairs)
+    differences = (first_difference(a, b, inner) for inner, a, b in pairs)
     return next((found for found in differences if found is not None), None)
 
 
-def _dumps(content: dict[str, Any]) -> str:
+def dumps(content: dict[str, Any]) -> str:
     """JSON with objects opened down to the level of a layer's choices, which stay on a line."""
 
     def lines(value: Any, indent: int) -> str:

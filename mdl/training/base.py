@@ -126,9 +126,13 @@ class MultiDomainModule(L.LightningModule):
         return self.losses(passed, batch)
 
     def losses(self, logits: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """Cross entropy of each domain, [domains]."""
-        in_order = {domain: logits[domain] for domain in self.domains}
-        return LogitsTable(in_order).losses(labels_of(batch), self.label_smoothing)
+        """Cross entropy of each domain, [domains]; 0 of one that the batch lacks."""
+        in_order = {domain: logits[domain] for domain in self.domains if domain in logits}
+        found = LogitsTable(in_order).losses(labels_of(batch), self.label_smoothing)
+        if len(in_order) == len(self.domains):
+            return found
+        there = torch.tensor([domain in in_order for domain in self.domains], device=found.device)
+        return found.new_zeros(len(self.domains)).masked_scatter(there, found)
 
     def accuracies(self, logits: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Share of right answers in a batch, [domains]."""

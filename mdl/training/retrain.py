@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from mdl.data.transforms import Batch, images_of, labels_of
+from mdl.networks.blocks import DomainBatchNorm, domain_key
 from mdl.networks.multipath import MultiPathNetwork
 from mdl.space.search_space import Path
 from mdl.training.accuracy import DomainAccuracy
@@ -24,6 +25,9 @@ class RetrainModule(MultiDomainModule):
     network: the derived network. paths: its architecture.
     frozen: whether the nodes stay as they are, running statistics included, and only the heads
     are trained. A step then computes no gradient but the heads'.
+    added: the domains that are trained, to networks of others that are not: nodes that the others
+    use rest, but for what they hold for the added ones alone (batch norm per domain), and so do
+    the others' heads. The others' outputs stay the same to the bit. Empty: all are trained.
     ema_decay: of the weights' moving average, which is what is evaluated (see `WeightAverage`).
     """
 
@@ -33,13 +37,17 @@ class RetrainModule(MultiDomainModule):
         paths: Mapping[str, Path],
         *,
         frozen: bool = False,
+        added: Sequence[str] = (),
         ema_decay: float,
         **base: Any,
     ) -> None:
         super().__init__(network, **base)
         self.paths = dict(paths)
         self.frozen = frozen
+        self.added = tuple(added)
         network.nodes.requires_grad_(not frozen).train(not frozen)
+        if self.added:
+            rest_all_but(network, self.added)
         self.average = WeightAverage(network, ema_decay, lambda: self.global_step)
         self.evaluation = DomainAccuracy(self.domains)
         self.evaluated_split = "test"  # what a test pass records its scores as
@@ -69,6 +77,8 @@ class RetrainModule(MultiDomainModule):
         self.average.module.load_state_dict(self.network.state_dict())
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
+        if self.added:
+            batch = {domain: batch[domain] for domain in self.added}
         self.weight_step(batch, self.paths)
         self.average.update_parameters(self.network)
         if self.records_now:
@@ -103,3 +113,20 @@ class RetrainModule(MultiDomainModule):
         self.counted = scores.pop("images").reshape(-1).tolist()
         self.record({f"{split}/{quantity}": of for quantity, of in scores.items()}, log)
         self.evaluation.reset()
+
+
+def rest_all_but(network: MultiPathNetwork, added: Sequence[str]) -> None:
+    """Lets only what is of some domains alone be trained.
+
+    Rows of other domains in a table of batch norm get zero gradients, and stay as they are.
+    """
+    network.requires_grad_(False)
+    for node, users in network.users.items():
+        if set(users) <= set(added):
+            network.nodes[node.key].requires_grad_(True)
+        elif set(users) & set(added):
+            for module in network.nodes[node.key].modules():
+                if isinstance(module, DomainBatchNorm):
+                    module.requires_grad_(True)
+    for domain in added:
+        network.heads[domain_key(domain)].requires_grad_(True)

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 
 
-def absolute_reward(accuracy: Tensor, macs: Tensor, target_macs: Tensor, beta: float) -> Tensor:
-    """TuNAS's absolute reward, `accuracy + beta * |macs / target - 1|`, [domains].
+def absolute_reward(accuracy: Tensor, cost: Tensor, target: Tensor, beta: float) -> Tensor:
+    """TuNAS's absolute reward, `accuracy + beta * |cost / target - 1|`, [domains].
+
+    cost: multiply-adds or milliseconds of the paths.
 
     Source: Bender et al., CVPR 2020; beta below zero (their code: -0.10).
     """
-    return accuracy + beta * (macs / target_macs - 1).abs()
+    return accuracy + beta * (cost / target - 1).abs()
 
 
 class Baseline(nn.Module):

@@ -26,6 +26,7 @@ from torch import Tensor
 from mdl.data.transforms import Batch, images_of
 from mdl.networks.controller import Controllers
 from mdl.networks.cost import CostTable
+from mdl.networks.latencies import PathLatencies
 from mdl.networks.multipath import MultiPathNetwork
 from mdl.networks.sizing import ANY_SIZE, SizeTable, Target, most_likely_choices
 from mdl.space.architecture import Architecture
@@ -59,6 +60,8 @@ class SearchModule(MultiDomainModule):
     the most likely paths of the wanted size are the result. Multiply-adds asked for so replace
     the reward's cost.
     frozen: whether the network's weights rest.
+    latencies: of the space's blocks, with each domain's budget, which take the place of
+    multiply-adds in the reward; the result's paths are then within their budgets.
     """
 
     def __init__(
@@ -80,9 +83,11 @@ class SearchModule(MultiDomainModule):
         paths_per_step: int = 1,
         target_size: Target = ANY_SIZE,
         frozen: bool = False,
+        latencies: PathLatencies | None = None,
         **base: Any,
     ) -> None:
         super().__init__(network, **base)
+        self.latencies = latencies
         self.controllers = controllers
         self.baseline = Baseline(len(self.domains), baseline_momentum)
         # outside Lightning, which would count its steps too
@@ -157,13 +162,14 @@ class SearchModule(MultiDomainModule):
         accuracy = mean_over_ranks(self.accuracies(logits, batch))
         macs = self.path_macs(choices)
         reward = accuracy
-        if self.target_size.macs is None:
+        self.search_records = {"search/accuracy": accuracy, "search/macs": macs}
+        if self.latencies is not None:
+            ms = self.latencies.of(choices)
+            self.search_records["search/milliseconds"] = ms
+            reward = absolute_reward(accuracy, ms, self.latencies.budget, self.beta)
+        elif self.target_size.macs is None:
             reward = absolute_reward(accuracy, macs, self.target_macs, self.beta)
-        self.search_records = {
-            "search/accuracy": accuracy,
-            "search/reward": reward,
-            "search/macs": macs,
-        }
+        self.search_records["search/reward"] = reward
         return reward
 
     @torch.no_grad()
@@ -204,12 +210,19 @@ class SearchModule(MultiDomainModule):
         return self.target_size.misses(self.sizes.expected(probabilities))
 
     def architecture(self, source: Mapping[str, Any]) -> Architecture:
-        """Each domain's most likely path; with a target, the most likely of that size."""
+        """Each domain's most likely path; with a target or budget, the most likely within it."""
         log_p = self.controllers.log_probabilities()
-        choices = log_p.argmax(-1)
-        if self.target_size:
-            choices = most_likely_choices(log_p, self.sizes, self.target_size)
+        if self.latencies is None:
+            choices = self._most_likely(log_p)
+        else:
+            choices = self.latencies.likely_within(log_p, self._most_likely)
         return Architecture(self.controllers.space, self.controllers.paths(choices), source)
+
+    def _most_likely(self, log_p: Tensor) -> Tensor:
+        """The most likely choices [domains, layers], of the target's size where there is one."""
+        if self.target_size:
+            return most_likely_choices(log_p, self.sizes, self.target_size)
+        return log_p.argmax(-1)
 
     def configure_optimizers(self) -> Any:
         return self.controller_optimizer if self.frozen else super().configure_optimizers()

@@ -122,5 +122,7 @@ def test_a_channel_that_batch_norm_switched_off_keeps_its_shift() -> None:
     conv = nn.Conv2d(2, 2, 1, bias=False)
     scale, shift = torch.tensor([0.0, -2.0]), torch.tensor([0.7, -0.3])
     x = torch.randn(1, 2, 4, 4)
-    folded, scaled = (PlainConv(conv, scale, shift, None, fold) for fold in (True, False))
+    folded, scaled = (
+        PlainConv(conv, conv.weight.detach(), scale, shift, None, fold) for fold in (True, False)
+    )
     assert torch.allclose(folded(x), scaled(x), atol=1e-5)

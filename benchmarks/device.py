@@ -1,0 +1,183 @@
+"""Sizes, latencies and memory of exported networks: batch norm's forms, and a bundle beside them.
+
+    python -m benchmarks.device RUN BUNDLE/architecture.json FOLDER
+
+The bundle has a path of its own per domain and shares nothing; its weights are random, which
+changes no size and no latency. One thread. What lies in FOLDER already is not written again.
+Result: docs/results/device.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mdl.device.executorch_file import write_executorch
+from mdl.device.executorch_model import ExecutorchModel
+from mdl.device.metadata import Metadata
+from mdl.device.onnx_files import write_onnx
+from mdl.device.onnx_model import TOGETHER, OnnxModel, open_session
+from mdl.device.plain import FOLDED, FORMS, MIXED, NormalisedImage, PlainPath, plain_paths
+from mdl.device.stopwatch import milliseconds
+from mdl.networks.multipath import MultiPathNetwork, path_users
+from mdl.results.table import Table
+from mdl.space.architecture import Architecture
+from mdl.trained import Trained
+
+REPEATS = 200
+SHARED = "shared norm"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    trained = Trained.open(options.run)
+    metadata, bundle = trained.metadata, Architecture.read(options.bundle)
+    domains = list(metadata.domains)
+    folder = options.folder
+    kinds = {form: trained.plain_paths(form, domains) for form in FORMS}
+    kinds[SHARED] = untrained(trained.architecture, metadata, "shared", False)
+    for kind, paths in kinds.items():
+        if not (folder / f"{kind}.pte").is_file():
+            write_executorch(folder / f"{kind}.pte", paths, metadata)
+        if not (folder / kind / TOGETHER).is_file():
+            write_onnx(folder / kind, paths, metadata)
+    own = untrained(bundle, metadata, "per_domain", True)
+    for name, paths in {"bundle": own, "alone": kinds[FOLDED]}.items():
+        for domain in domains:
+            if not (file := folder / name / f"{domain}.pte").is_file():
+                write_executorch(file, {domain: paths[domain]}, metadata.of(domain))
+    if not (folder / "onnx_bundle" / TOGETHER).is_file():
+        write_onnx(folder / "onnx_bundle", own, metadata)
+    sizes(folder, list(kinds)).print()
+    latencies(folder, list(kinds), domains).print()
+    memory(folder, domains).print()
+
+
+def untrained(
+    architecture: Architecture, metadata: Metadata, batch_norm: str, private: bool
+) -> dict[str, PlainPath]:
+    """Chains of a network of random weights."""
+    classes = {domain: len(of.classes) for domain, of in metadata.domains.items()}
+    paths = {domain: architecture.paths[domain] for domain in classes}
+    users = path_users(architecture.space, paths, private)
+    network = MultiPathNetwork(architecture.space, users, classes, batch_norm=batch_norm).eval()
+    sides = {domain: of.image_size for domain, of in metadata.domains.items()}
+    normalised = {d: NormalisedImage(of.mean, of.std) for d, of in metadata.domains.items()}
+    if batch_norm == "shared":
+        normalised = dict.fromkeys(classes, next(iter(normalised.values())))
+    return plain_paths(network, paths, normalised, sides, FOLDED)
+
+
+def sizes(folder: Path, kinds: list[str]) -> Table:
+    bundle = sum(file.stat().st_size for file in (folder / "bundle").glob("*.pte"))
+    alone = sum(file.stat().st_size for file in (folder / "alone").glob("*.pte"))
+    rows = [
+        ["ten .pte of the bundle", f"{bundle / 1e6:.2f}", "1.00", "-"],
+        ["ten .pte of these paths", f"{alone / 1e6:.2f}", f"{alone / bundle:.3f}", "-"],
+    ]
+    for kind in kinds:
+        joint = (folder / f"{kind}.pte").stat().st_size
+        onnx = sum(f.stat().st_size for f in (folder / kind).iterdir() if f.name != TOGETHER)
+        rows.append([kind, f"{joint / 1e6:.2f}", f"{joint / bundle:.3f}", f"{onnx / 1e6:.2f}"])
+    return Table("sizes", ["batch norm", ".pte, MB", "/ bundle", "ONNX, MB"], rows)
+
+
+def latencies(folder: Path, kinds: list[str], domains: list[str]) -> Table:
+    """Sums over domains of one image on one path, ms, and one image through all domains."""
+    x = np.random.default_rng(0).integers(0, 256, (1, 3, 32, 32)).astype(np.float32)
+    joint = {kind: ExecutorchModel(folder / f"{kind}.pte") for kind in kinds}
+    onnx = {kind: OnnxModel(folder / kind, 1) for kind in kinds}
+    onnx["bundle"] = OnnxModel(folder / "onnx_bundle", 1)
+    pte, ort = dict.fromkeys([*kinds, "alone", "bundle"], 0.0), dict.fromkeys(onnx, 0.0)
+    worst = dict.fromkeys(kinds, 0.0)
+    for domain in domains:
+        singles = {n: ExecutorchModel(folder / n / f"{domain}.pte") for n in ("alone", "bundle")}
+        models: Mapping[str, ExecutorchModel] = joint | singles
+        took = milliseconds({n: call(m, domain, x) for n, m in models.items()}, REPEATS)
+        pte = {name: pte[name] + took[name] for name in took}
+        worst = {kind: max(worst[kind], took[kind] / took["alone"]) for kind in kinds}
+        took = milliseconds({n: call(m, domain, x) for n, m in onnx.items()}, REPEATS)
+        ort = {name: ort[name] + took[name] for name in took}
+    together = {kind: open_session(folder / kind / TOGETHER, 1) for kind in kinds}
+    once = milliseconds(
+        {k: lambda s=s: s.run(None, {"image": x}) for k, s in together.items()}, REPEATS
+    )
+    rows = [
+        [
+            kind,
+            f"{pte[kind]:.3f}",
+            f"{pte[kind] / pte['alone']:.3f}",
+            f"{worst[kind]:.3f}",
+            f"{pte[kind] / pte['bundle']:.3f}",
+            f"{ort[kind]:.3f}",
+            f"{once[kind]:.3f}",
+            f"{once[kind] / ort['bundle']:.3f}",
+        ]
+        for kind in kinds
+    ]
+    rows.append(["alone", f"{pte['alone']:.3f}", "1", "1", f"{pte['alone'] / pte['bundle']:.3f}"])
+    rows.append(["bundle", f"{pte['bundle']:.3f}", "-", "-", "1", f"{ort['bundle']:.3f}"])
+    columns = ["batch norm", ".pte", "/ alone", "worst domain", "/ bundle"]
+    columns += ["ONNX", "ONNX, one graph", "/ ONNX bundle"]
+    rows = [row + ["-"] * (len(columns) - len(row)) for row in rows]
+    return Table("ms of one image on each of ten paths, summed", columns, rows)
+
+
+def call(model: ExecutorchModel | OnnxModel, domain: str, x: np.ndarray) -> Callable[[], object]:
+    """What the runtime itself does, without what `logits` adds."""
+    if isinstance(model, OnnxModel):
+        session = model.session(domain)
+        return lambda: session.run(None, {"image": x})
+    method, image = model.method(domain), (torch.from_numpy(x),)
+    return lambda: method.execute(image)
+
+
+_MEMORY = """
+import json, sys, torch
+from pathlib import Path
+from mdl.device.executorch_model import ExecutorchModel
+def used():
+    return int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1])
+torch.set_num_threads(1)
+files = sys.argv[1:]
+first = ExecutorchModel(Path(files[0]))
+first.method(first.domains[0])  # the runtime and its thread pool
+before = used()
+models = [ExecutorchModel(Path(file)) for file in files]
+for model in models:
+    for domain in model.domains:
+        model.method(domain).execute((torch.zeros(1, 3, 32, 32),))
+print(json.dumps([before, used()]))
+"""
+
+
+def memory(folder: Path, domains: list[str]) -> Table:
+    """Resident memory of a process that has run every domain once, MB."""
+    cases = {
+        "one file (mixed), ten methods": [folder / f"{MIXED}.pte"],
+        "ten files of these paths": [folder / "alone" / f"{domain}.pte" for domain in domains],
+        "ten files of the bundle": [folder / "bundle" / f"{domain}.pte" for domain in domains],
+    }
+    rows = []
+    for name, files in cases.items():
+        command = [sys.executable, "-c", _MEMORY, *map(str, files)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        before, after = json.loads(done.stdout.splitlines()[-1])
+        rows.append([name, f"{(after - before) / 1024:.1f}", f"{after / 1024:.1f}"])
+    return Table("memory", ["loaded", "MB by the models", "MB of the process"], rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Measures how long each block of a space takes on this machine, into a table for searches.
+
+    python -m mdl.profile RECIPE [MORE.yaml ...] [key=value ...] --runtime executorch --out TABLE
+    python -m mdl.fit RECIPE ... search.cost=latency search.latency.file=TABLE \\
+        search.latency.budget=0.07
+
+Space and image size are the recipe's. Runtimes: executorch, onnx, eager-cpu, eager-gpu; one thread
+unless --threads says more. Predictions for random paths are compared with what they take. A table
+of another device has the same form: TABLE is JSON, milliseconds of each block of each layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from mdl.assembly import build_space
+from mdl.command import run_command
+from mdl.device.profiling import RUNTIMES, Predicted, profile
+from mdl.errors import UserError
+from mdl.recipe_files import load_recipe
+from mdl.results.table import Table
+from mdl.run_folder import write_beside
+from mdl.space.latency import LatencyTable
+
+_CHECKED, _REPEATS, _WITHIN = 30, 100, 0.10
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = _parser().parse_args(arguments)
+    recipe = load_recipe(options.recipe)
+    for name, of in recipe.data.per_domain.items():
+        if of.image_size not in (None, recipe.data.image_size):
+            raise UserError(
+                f"data.per_domain.{name}.image_size is {of.image_size}, data.image_size is "
+                f"{recipe.data.image_size}; a table is of one size. Measure them one by one."
+            )
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        table, checks = profile(
+            build_space(recipe.space),
+            recipe.data.image_size,
+            options.runtime,
+            Path(folder),
+            options.repeats,
+            options.checked,
+        )
+    source = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "threads": options.threads,
+        "torch": torch.__version__,
+        "repeats": options.repeats,
+        "random_paths": [asdict(of) for of in checks],
+    }
+    table = replace(table, source=source)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_beside(options.out, table.dumps())
+    block_table(table).print()
+    print(in_words(checks))
+    print(f"Table: {options.out}")
+    print(
+        f"Next: python -m mdl.fit {' '.join(options.recipe)} search.cost=latency "
+        f"search.latency.file={options.out} search.latency.budget=MILLISECONDS"
+    )
+
+
+def block_table(table: LatencyTable) -> Table:
+    """A row per layer."""
+    blocks = list(dict.fromkeys(str(block) for of in table.blocks for block in of))
+    rows = []
+    for layer, of in zip(table.space.layers, table.blocks, strict=True):
+        named = {str(block): f"{1e3 * ms:.1f}" for block, ms in of.items()}
+        rows.append([layer.name, *(named.get(block, "-") for block in blocks)])
+    note = (
+        f"what all paths have in common: {1e3 * table.fixed:.1f}, and "
+        f"{1e3 * table.per_class:.3f} per class"
+    )
+    title = f"microseconds of one image of {table.image_size} px, {table.runtime}"
+    return Table(title, ["layer", *blocks], rows, note)
+
+
+def in_words(checks: Sequence[Predicted]) -> str:
+    """How well the table predicted random paths."""
+    if not checks:
+        return "No random path was measured."
+    near = sum(abs(of.ratio - 1) <= _WITHIN for of in checks)
+    ratios = sorted(of.ratio for of in checks)
+    return (
+        f"Predicted / measured of {len(checks)} random paths: {near} within {_WITHIN:.0%}, from "
+        f"{ratios[0]:.3f} to {ratios[-1]:.3f}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mdl.profile",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("recipe", nargs="+", metavar="RECIPE")
+    parser.add_argument("--runtime", choices=RUNTIMES, default=RUNTIMES[0])
+    parser.add_argument("--out", type=Path, required=True, metavar="TABLE")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=_REPEATS, help="runs of each path")
+    parser.add_argument("--checked", type=int, default=_CHECKED, help="random paths")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,113 @@
+"""A domain added later to a trained network, whole."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdl import fit
+from mdl.errors import UserError
+from mdl.networks.multipath import path_users
+from mdl.space.architecture import Architecture
+from mdl.trained import Trained
+from tests.test_fit import RETRAIN, SEARCH, run_of
+from tests.test_fit import weights as weights_of
+
+OVERLAY = "recipes/add_domain.yaml"
+NEW = "types"
+
+
+@pytest.fixture
+def two(small_run: list[str], tmp_path: Path) -> Path:
+    """A network of two domains, trained on its own search's paths."""
+    words = [*small_run, "data.domains=[birds,cars]"]
+    fit.main([SEARCH, *words, "name=two_search"])
+    file = f"architecture_file={run_of(small_run, 'two_search') / 'architecture.json'}"
+    fit.main([RETRAIN, *words, file, "name=two"])
+    return run_of(small_run, "two") / "checkpoints" / "best.ckpt"
+
+
+def search_words(small_run: list[str], two: Path) -> list[str]:
+    words = ["trainer.max_steps=8", f"data.domains=[{NEW}]", f"search.backbone_file={two}"]
+    return [SEARCH, OVERLAY, *small_run, *words, "name=added_search"]
+
+
+def added_words(small_run: list[str], two: Path) -> list[str]:
+    file = run_of(small_run, "added_search") / "architecture.json"
+    words = ["retrain.paths=added", f"retrain.backbone_file={two}", f"architecture_file={file}"]
+    return [RETRAIN, *small_run, *words, "name=three"]
+
+
+def test_the_other_domains_answer_the_same_to_the_bit(
+    small_run: list[str], two: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit.main(search_words(small_run, two))
+    fit.main(added_words(small_run, two))
+    assert f"Added {NEW}: " in capsys.readouterr().out
+    before, after = Trained.open(two.parent.parent), Trained.open(run_of(small_run, "three"))
+    for domain in ("birds", "cars"):
+        contents, _ = before.images(domain, "val", 6)
+        assert torch.equal(before.logits(domain, contents), after.logits(domain, contents))
+
+
+def test_only_what_is_the_new_domain_s_own_has_moved(small_run: list[str], two: Path) -> None:
+    fit.main(search_words(small_run, two))
+    fit.main(added_words(small_run, two))
+    before, after = Trained.open(two.parent.parent), Trained.open(run_of(small_run, "three"))
+    whole = after.network([*after.metadata.domains]).state_dict()
+    for name, tensor in before.network(["birds", "cars"]).state_dict().items():
+        kept = whole[name]
+        if ".bn" in name:  # the new domain's row is the last
+            kept = kept[: len(tensor)]
+        assert torch.equal(kept, tensor), name
+    assert after.architecture.source["added"] == [NEW]
+
+
+def test_a_new_path_leads_through_nodes_that_are_there(small_run: list[str], two: Path) -> None:
+    fit.main(search_words(small_run, two))
+    trained = Architecture.read(two.parent.parent / "architecture.json")
+    found = Architecture.read(run_of(small_run, "added_search") / "architecture.json")
+    assert set(path_users(found.space, found.paths)) <= set(
+        path_users(trained.space, trained.paths)
+    )
+
+
+def test_a_search_for_a_new_domain_leaves_trained_blocks_as_they_are(
+    small_run: list[str], two: Path
+) -> None:
+    fit.main([*search_words(small_run, two), "search.new_blocks=true"])
+    searched = weights_of(run_of(small_run, "added_search"))
+    trained = weights_of(two.parent.parent, "best.ckpt")
+    reused = 0
+    for name, tensor in searched.items():
+        known = trained.get(f"average.module.{name.removeprefix('network.')}")
+        if known is not None and "nodes" in name and ".bn" not in name:
+            assert torch.equal(tensor, known), name
+            reused += 1
+    assert reused > 5
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data.domains=[cars]"], "has a path for 'cars' already"),
+        (["space.head_width=17"], "does not serve: The architecture belongs to another space"),
+        (["network.batch_norm=shared"], "Expected network.batch_norm=per_domain"),
+        (["network.nodes=private"], "expected network.nodes=shared"),
+        (["search.block_weights=tied"], "blocks have weights of their own"),
+        (["search.supernet_file=a.ckpt"], "are both given"),
+        (["search.backbone_file=nowhere.ckpt"], "No checkpoint at nowhere.ckpt"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    small_run: list[str], two: Path, words: list[str], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        fit.main([*search_words(small_run, two), *words])
+
+
+def test_a_domain_that_is_there_already_is_not_added(small_run: list[str], two: Path) -> None:
+    file = f"architecture_file={two.parent.parent / 'architecture.json'}"
+    words = ["retrain.paths=added", f"retrain.backbone_file={two}", file, "name=three"]
+    with pytest.raises(UserError, match="expected a domain that it lacks"):
+        fit.main([RETRAIN, *small_run, *words])
