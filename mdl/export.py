@@ -38,7 +38,6 @@ from mdl.device.model import Model
 from mdl.device.onnx_files import write_onnx
 from mdl.device.onnx_model import OnnxModel
 from mdl.device.plain import FOLDED, FORMS, MIXED, SCALED, PlainPath, stored_bytes
-from mdl.device.preparation import Colours
 from mdl.device.torch_files import (
     NetworkModel,
     ProgramModel,
@@ -54,7 +53,6 @@ from mdl.trainer import quiet
 
 TARGETS = ("executorch", "onnx", "safetensors", "program")
 INT8_TARGETS = ("executorch-int8", "onnx-int8")
-_CALIBRATION_IMAGES = 128  # of each domain
 _IMAGES = 200  # of each domain, that an export is checked on
 
 
@@ -152,7 +150,7 @@ def _write(
     """Writes the files of a target; gives them, and what opens them."""
     runtime, _, int8 = target.partition("-")
     ending = f"_{int8}" if int8 else ""
-    calibration = _calibration(trained, list(paths)) if int8 else None
+    calibration = trained.calibration(list(paths)) if int8 else None
     if runtime == "executorch":
         file = out / f"model{ending}.pte"
         write_executorch(file, paths, metadata, calibration)
@@ -168,14 +166,6 @@ def _write(
     architecture = Architecture(of.space, trained.paths(domains), of.source)
     files = write_safetensors(folder, trained.network(domains), architecture, metadata)
     return files, lambda: NetworkModel(folder)
-
-
-def _calibration(trained: Trained, domains: Sequence[str]) -> dict[str, Colours]:
-    """Training images of each domain as its network takes them."""
-    return {
-        domain: trained.prepared(domain, trained.images(domain, "train", _CALIBRATION_IMAGES)[0])
-        for domain in domains
-    }
 
 
 def check(

@@ -31,6 +31,7 @@ from mdl.training.retrain import RetrainModule
 from mdl.weights import load_weights
 
 _BATCH = 64
+_CALIBRATION_IMAGES = 128  # of each domain
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,11 @@ class Trained:
         """Encoded images as an exported network takes them, [n, 3, s, s]."""
         of = self.metadata.domain(domain)
         return np.concatenate([prepare(content, of) for content in contents])
+
+    def calibration(self, domains: Sequence[str]) -> dict[str, Colours]:
+        """Training images of each domain, that ranges of INT8 are measured on."""
+        images = {of: self.images(of, "train", _CALIBRATION_IMAGES)[0] for of in domains}
+        return {domain: self.prepared(domain, of) for domain, of in images.items()}
 
     @torch.inference_mode()
     def logits(self, domain: str, contents: Sequence[bytes]) -> Tensor:

@@ -217,9 +217,9 @@ def test_quantised_files_answer_nearly_as_the_trained_network(
     for of in record.values():
         for agreement in of["agreement"].values():
             assert 0 < agreement["greatest_difference"] < 0.2
-    for name in ("model_int8.pte", "onnx_int8/weights.bin"):
-        small, large = (tmp_path / name), exported / name.replace("_int8", "")
-        assert small.stat().st_size < large.stat().st_size
+    # of so small a network the programs themselves are the most
+    small, large = tmp_path / "onnx_int8" / "weights.bin", exported / "onnx" / "weights.bin"
+    assert small.stat().st_size < large.stat().st_size / 2
 
 
 def test_codes_of_shared_weights_are_stored_once(finished_run: Path, tmp_path: Path) -> None:
