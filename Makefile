@@ -1,14 +1,16 @@
 # make demo: search, retraining and report on the generated domains
 # make compare: the table of methods of COMPARISON; SETTINGS="name=... data.root=..."
+# make bench: how fast a step is, against what it has to be held against; LIBMTL=FOLDER for that one
 # make test: the tests, in the same virtual environment
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 COMPARISON ?= recipes/compare.yaml
 SETTINGS ?=
+LIBMTL ?=
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint search retrain report compare clean help
+.PHONY: demo test lint search retrain report compare bench test-cluster clean help
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -32,8 +34,16 @@ report: $(READY) ## write the report of the retrained network
 compare: $(READY) ## run the table of methods of COMPARISON
 	$(BIN)/python -m mdl.compare $(COMPARISON) $(SETTINGS)
 
+bench: $(READY) ## measure speed, some half an hour
+	$(BIN)/python -m benchmarks.speed $(if $(LIBMTL),--libmtl $(LIBMTL)) --table docs/results/speed-table.md
+
 test: $(READY) lint ## set up, lint, and pass the tests
 	$(BIN)/python -m pytest -n 2
+
+test-cluster: $(READY) ## pass the tests on a real SLURM, started for them
+	@command -v slurmctld >/dev/null || { apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurm-wlm munge >/dev/null; } || true
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 lint: $(READY) ## style, types and floors
 	$(BIN)/ruff check

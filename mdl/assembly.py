@@ -121,6 +121,7 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
         num_classes,
         batch_norm=recipe.network.batch_norm,
         running=False,
+        norm_over_ranks=recipe.network.batch_norm_ranks == "all",
         tied=recipe.search.block_weights == "tied",
     )
     search = recipe.search
@@ -268,7 +269,7 @@ def build_retrain(
     """The derived network and what the recipe says of its training."""
     # not the space: that of one widened path is not the recipe's
     architecture.check_domains(list(domains))
-    return RetrainModule(
+    module = RetrainModule(
         _derived_network(recipe, domains, architecture),
         {domain: architecture.paths[domain] for domain in domains},
         frozen=recipe.retrain.paths == "backbone" and recipe.retrain.backbone == "frozen",
@@ -276,6 +277,9 @@ def build_retrain(
         ema_decay=recipe.retrain.ema_decay,
         **_weights_training(recipe),
     )
+    if recipe.trainer.compile:
+        module.compile_network()
+    return module
 
 
 def _derived_network(
@@ -287,6 +291,7 @@ def _derived_network(
         path_users(architecture.space, paths, recipe.network.nodes == "private"),
         count_classes(domains),
         batch_norm=recipe.network.batch_norm,
+        norm_over_ranks=recipe.network.batch_norm_ranks == "all",
     )
     return _channels_last(network)
 

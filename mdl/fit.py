@@ -4,16 +4,19 @@
     python -m mdl.fit recipes/mpnas_retrain.yaml
     python -m mdl.fit RECIPE --print-recipe      shows the resolved recipe and ends
 
-The same command goes on where a run stopped; a finished run says so.
+The same command goes on where a run stopped; a finished run says so. Exit status: 0 when the work
+is done, 2 for what the user can mend, 75 when SIGTERM or SIGUSR1 ended it between two steps.
 """
 
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import lightning as L
 
@@ -26,6 +29,7 @@ from mdl.assembly import (
     build_search,
     find_domains,
 )
+from mdl.cluster import queue_again
 from mdl.command import run_command
 from mdl.data.datamodule import MultiDomainData
 from mdl.recipe import Recipe, image_sizes
@@ -46,7 +50,10 @@ from mdl.training.checkpoints import LAST
 from mdl.training.finalists import FinalistsModule
 from mdl.training.retrain import RetrainModule
 from mdl.training.search import SearchModule
+from mdl.training.stop_signal import RunStopped
 from mdl.weights import load_backbone, load_reused, load_supernet, read_checkpoint
+
+STOPPED = 75  # exit status of a run that was told to stop and can go on (sysexits' EX_TEMPFAIL)
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,11 @@ def main(arguments: Sequence[str]) -> None:
         print(f"{folder.path} is finished: {done} steps. Nothing to do.")
         print_product(recipe, folder, words)
         return
-    if fit(recipe, folder).trainer.is_global_zero:
+    try:
+        fitted = fit(recipe, folder)
+    except RunStopped as stopped:
+        _go_on_later(folder, stopped)
+    if fitted.trainer.is_global_zero:
         print_product(recipe, folder, words)
 
 
@@ -138,6 +149,20 @@ def _train(fitted: Fitted, checkpoint: Path | None) -> None:
         if fitted.trainer.interrupted:
             raise KeyboardInterrupt from None
         raise
+
+
+def _go_on_later(folder: RunFolder, stopped: RunStopped) -> NoReturn:
+    """Says where the run stopped; where its job's time is over, has SLURM start it again.
+
+    A job that is preempted, or requeued by a person, gets SIGTERM and is started again by SLURM
+    itself; SIGUSR1 is what the job files ask for before their time is over.
+    """
+    if stopped.rank == 0:
+        name = signal.Signals(stopped.number).name
+        print(f"{folder.path} stopped at step {stopped.step} ({name}); the same command goes on")
+        if stopped.number == signal.SIGUSR1 and (answer := queue_again()) is not None:
+            print(answer)
+    raise SystemExit(STOPPED)
 
 
 def _write_product(recipe: Recipe, fitted: Fitted) -> None:

@@ -71,6 +71,9 @@ class DataRecipe:
 @dataclass
 class NetworkRecipe:
     batch_norm: str = "per_domain"  # per_domain | shared
+    # all: over the images of all ranks, so that a run does not depend on their number | own: each
+    # rank by its own images
+    batch_norm_ranks: str = "all"
     nodes: str = "shared"  # shared | private: a bundle of single-domain networks
 
 
@@ -186,6 +189,7 @@ class TrainerRecipe:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "32-true"  # or bf16-mixed
+    compile: bool = False  # the retrained network; minutes at the start of a run
     threads: int | None = None  # of the CPU; null: as torch finds best
     validation_interval: int = 100  # steps
     checkpoint_interval: int = 100  # steps

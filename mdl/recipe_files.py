@@ -29,6 +29,7 @@ from mdl.recipe import LARGEST, Recipe
 _CHOICES = {
     "phase": ("search", "retrain"),
     "network.batch_norm": ("per_domain", "shared"),
+    "network.batch_norm_ranks": ("all", "own"),
     "network.nodes": ("shared", "private"),
     "balancing.method": ("none", "gradnorm", "uncertainty", "dwa", "famo"),
     "balancing.initial_loss": ("measured", "log_classes"),
@@ -260,6 +261,16 @@ def _check_values(merged: DictConfig) -> None:
             "balancing.method is gradnorm, which compares the domains' gradients at weights that "
             "they share; with network.nodes=private they share none. Set balancing.method to "
             "uncertainty, dwa, famo or none."
+        )
+    if merged.trainer.compile and merged.phase == "search":
+        raise UserError(
+            "trainer.compile is true; a search takes other paths at every step, each of which "
+            "would be compiled anew. Set trainer.compile=false; the retraining can be compiled."
+        )
+    if merged.trainer.compile and merged.balancing.method == "gradnorm":
+        raise UserError(
+            "trainer.compile is true and balancing.method gradnorm, which looks into the network's "
+            "pass, and a compiled one cannot be looked into. Set one of them otherwise."
         )
     _check_search(merged)
     check_sampling(merged.data.sampling)

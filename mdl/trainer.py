@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
+from mdl.cluster import check_launch
 from mdl.data.domains import Domain
 from mdl.errors import UserError
 from mdl.recipe import Recipe
@@ -21,6 +21,8 @@ from mdl.results.dashboard import wandb_logger
 from mdl.results.metrics_logger import MetricsFile
 from mdl.run_folder import RunFolder, identity
 from mdl.training.checkpoints import AtomicCheckpointIO, Checkpoints
+from mdl.training.ranks import PathsStrategy
+from mdl.training.stop_signal import StopSignal
 
 
 def build_trainer(
@@ -56,10 +58,10 @@ def build_trainer(
             accelerator=trainer.accelerator,
             devices=trainer.devices,
             num_nodes=trainer.num_nodes,
-            strategy=trainer.strategy,
+            strategy=_strategy(recipe),
             precision=trainer.precision,  # type: ignore[arg-type]
             # balancers before the checkpoints, which then hold what they set
-            callbacks=[*callbacks, checkpoints],
+            callbacks=[*callbacks, checkpoints, StopSignal(checkpoints)],
             logger=False,
             plugins=plugins,
             val_check_interval=trainer.validation_interval,
@@ -76,18 +78,29 @@ def build_trainer(
             "Lightning cannot start with the recipe's trainer.accelerator, devices, num_nodes and "
             f"strategy: {' '.join(str(error).split())}"
         ) from error
-    _check_launch(made.world_size)
+    check_launch(made.world_size)
     return made
 
 
-def _check_launch(world_size: int) -> None:
-    """torchrun starts processes by itself: the recipe has to count them too."""
-    launched = int(os.environ.get("WORLD_SIZE", world_size))
-    if launched != world_size:
+def _strategy(recipe: Recipe) -> Any:
+    """Lightning's own for a retraining; for a search on several devices, one of ours."""
+    trainer = recipe.trainer
+    if recipe.phase != "search" or (trainer.devices == 1 and trainer.num_nodes == 1):
+        return trainer.strategy
+    if trainer.strategy not in _START_METHODS:
         raise UserError(
-            f"The launcher started {launched} processes (WORLD_SIZE), the recipe's "
-            f"trainer.devices and trainer.num_nodes make {world_size}. Set them to the launcher's."
+            f"trainer.strategy is {trainer.strategy}; a search on several devices has one of "
+            f"{', '.join(_START_METHODS)}: it takes other paths at every step."
         )
+    return PathsStrategy(start_method=_START_METHODS[trainer.strategy])
+
+
+_START_METHODS: dict[str, Any] = {
+    "auto": "popen",
+    "ddp": "popen",
+    "ddp_spawn": "spawn",
+    "ddp_fork": "fork",
+}
 
 
 def build_loggers(recipe: Recipe, folder: RunFolder, last_step: int) -> list[Logger]:

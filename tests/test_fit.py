@@ -266,7 +266,7 @@ def test_a_recipe_that_cannot_start_leaves_no_run_folder(
             fit.main([SEARCH, *small_run, override])
     with monkeypatch.context() as patch:
         patch.setenv("WORLD_SIZE", "8")
-        with pytest.raises(UserError, match=r"started 8 processes .* make 1. Set them"):
+        with pytest.raises(UserError, match=r"started 8 processes .* make 1. Set trainer.devices"):
             fit.main([SEARCH, *small_run])
     assert not run_of(small_run, "mpnas_search").exists()
 

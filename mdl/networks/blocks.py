@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mdl.networks.rank_norm import normalise_over_ranks, several_ranks
 from mdl.space.search_space import Block, Layer
 
 BATCH_NORM_MOMENTUM = 0.1
@@ -50,14 +51,18 @@ class DomainBatchNorm(nn.Module):
 
     running: whether running statistics are kept and used in evaluation; a super-network,
     whose paths change at every step, normalises by the batch at all times (as TuNAS does).
+    over_ranks: whether the batch is that of all ranks, so that a run does not depend on how many
+    there are; else each rank normalises by its own images.
     """
 
     running_mean: Tensor | None
     running_var: Tensor | None
 
-    def __init__(self, width: int, users: Sequence[str], running: bool) -> None:
+    def __init__(
+        self, width: int, users: Sequence[str], running: bool, over_ranks: bool = True
+    ) -> None:
         super().__init__()
-        self.users = tuple(users)
+        self.users, self.over_ranks = tuple(users), over_ranks
         shape = (len(self.users), width)
         self.weight = nn.Parameter(torch.ones(shape))
         self.bias = nn.Parameter(torch.zeros(shape))
@@ -66,9 +71,12 @@ class DomainBatchNorm(nn.Module):
 
     def forward(self, x: Tensor, company: Company) -> Tensor:
         """x: [n, C, H, W]; C may be less than the width: the first C channels are meant then."""
+        rows = [self.users.index(domain) for domain in company.domains]
+        by_batch = self.training or self.running_mean is None
+        if self.over_ranks and by_batch and several_ranks():
+            return self._normalise_over_ranks(x, company, rows)
         weight = part(self.weight, 1, x.shape[1]).unbind()
         bias = part(self.bias, 1, x.shape[1]).unbind()
-        rows = [self.users.index(domain) for domain in company.domains]
         if len(rows) == 1:
             return self._normalise(x, rows[0], weight, bias)
         parts = zip(x.split(company.counts), rows, strict=True)
@@ -83,6 +91,15 @@ class DomainBatchNorm(nn.Module):
         running = self.running_mean[row], self.running_var[row]
         training = self.training
         return F.batch_norm(x, *running, *affine, training, BATCH_NORM_MOMENTUM, BATCH_NORM_EPS)
+
+    def _normalise_over_ranks(self, x: Tensor, company: Company, rows: Sequence[int]) -> Tensor:
+        affine = part(self.weight, 1, x.shape[1])[rows], part(self.bias, 1, x.shape[1])[rows]
+        normal, mean, variance = normalise_over_ranks(x, company.counts, *affine, BATCH_NORM_EPS)
+        if self.running_mean is not None and self.running_var is not None:
+            with torch.no_grad():
+                self.running_mean[rows] += BATCH_NORM_MOMENTUM * (mean - self.running_mean[rows])
+                self.running_var[rows] += BATCH_NORM_MOMENTUM * (variance - self.running_var[rows])
+        return normal
 
     @torch.no_grad()
     def inherit(self, other: DomainBatchNorm, like: Mapping[str, str]) -> None:
@@ -108,8 +125,11 @@ class SharedBatchNorm(nn.Module):
     In training a domain's output depends on the company that it has.
     """
 
-    def __init__(self, width: int, users: Sequence[str], running: bool) -> None:
+    def __init__(
+        self, width: int, users: Sequence[str], running: bool, over_ranks: bool = True
+    ) -> None:
         super().__init__()
+        self.over_ranks = over_ranks
         self.norm = nn.BatchNorm2d(
             width,
             eps=BATCH_NORM_EPS,
@@ -118,11 +138,29 @@ class SharedBatchNorm(nn.Module):
         )
 
     def forward(self, x: Tensor, company: Company) -> Tensor:
+        if (
+            self.over_ranks
+            and (self.training or self.norm.running_mean is None)
+            and several_ranks()
+        ):
+            return self._normalise_over_ranks(x)
         if x.shape[1] == self.norm.num_features:
             normal: Tensor = self.norm(x)
             return normal
         affine = self.norm.weight[: x.shape[1]], self.norm.bias[: x.shape[1]]
         return F.batch_norm(x, None, None, *affine, True, 0.0, BATCH_NORM_EPS)
+
+    def _normalise_over_ranks(self, x: Tensor) -> Tensor:
+        norm, width = self.norm, x.shape[1]
+        affine = part(norm.weight, 0, width)[None], part(norm.bias, 0, width)[None]
+        normal, mean, variance = normalise_over_ranks(x, [len(x)], *affine, BATCH_NORM_EPS)
+        if norm.running_mean is not None and norm.running_var is not None:
+            with torch.no_grad():
+                norm.running_mean += BATCH_NORM_MOMENTUM * (mean[0] - norm.running_mean)
+                norm.running_var += BATCH_NORM_MOMENTUM * (variance[0] - norm.running_var)
+                if norm.num_batches_tracked is not None:
+                    norm.num_batches_tracked += 1
+        return normal
 
 
 def norm_parameters(network: nn.Module) -> list[nn.Parameter]:

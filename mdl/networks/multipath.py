@@ -110,6 +110,7 @@ class MultiPathNetwork(nn.Module):
     num_classes: domain -> number of its classes.
     batch_norm: 'per_domain' or 'shared'.
     running: whether batch norm keeps running statistics (see `DomainBatchNorm`).
+    norm_over_ranks: whether batch norm is over the images of all ranks, or of each by itself.
     tied: whether the blocks of a layer are parts of one largest block (see `TiedBlock`), as a
     super-network's can be, that keeps no running statistics.
     """
@@ -122,6 +123,7 @@ class MultiPathNetwork(nn.Module):
         *,
         batch_norm: str = "per_domain",
         running: bool = True,
+        norm_over_ranks: bool = True,
         tied: bool = False,
     ) -> None:
         super().__init__()
@@ -132,7 +134,9 @@ class MultiPathNetwork(nn.Module):
         self.private = any(node.owner is not None for node in users)
         self.nodes, self.largest = nn.ModuleDict(), nn.ModuleDict()
         for node, of in users.items():
-            norm = partial(BATCH_NORMS[batch_norm], users=of, running=running)
+            norm: Norm = partial(
+                BATCH_NORMS[batch_norm], users=of, running=running, over_ranks=norm_over_ranks
+            )
             self.nodes[node.key] = (
                 self._tied_block(node, norm)
                 if tied and isinstance(node.block, Block)

@@ -17,7 +17,11 @@ from mdl.space.search_space import Path
 from mdl.training.balancer import Balancer
 from mdl.training.logits_table import LogitsTable
 from mdl.training.optim import clip_gradients, set_scheduled_rate, warmup_cosine, weight_optimizer
-from mdl.training.ranks import mean_over_ranks
+from mdl.training.ranks import (
+    check_equal_over_ranks,
+    mean_gradients_over_ranks,
+    mean_over_ranks,
+)
 
 _REMEDY = (
     "The last good checkpoint is kept. Start a new run with name=... and a lower "
@@ -42,6 +46,7 @@ class MultiDomainModule(L.LightningModule):
     """
 
     norm_momentum = True  # see `weight_optimizer`
+    reduces_gradients = False  # over ranks, where no DDP does (`PathsStrategy`)
 
     domain_weights: Tensor
     domain_losses: Tensor
@@ -103,6 +108,8 @@ class MultiDomainModule(L.LightningModule):
         objective = self.weighted_sum(self.losses(logits, batch))
         optimizer.zero_grad()
         self.manual_backward(objective)
+        if self.reduces_gradients:
+            mean_gradients_over_ranks(self.network.parameters())
         norm = clip_gradients(self.network.parameters(), self.clip_norm)
         self._note_nonfinite(self.nonfinite_gradient_step, norm)
         optimizer.step()
@@ -154,6 +161,11 @@ class MultiDomainModule(L.LightningModule):
             # a loss before the gradients of its step, which it made what they are
             step, what = min(faults, key=lambda fault: fault[0])
             raise UserError(f"The {what} was not finite at step {step}. {_REMEDY}")
+
+    def check_ranks(self) -> None:
+        """Raises RuntimeError where ranks have come to hold different weights."""
+        held = dict(self.named_parameters()) | {"domain_weights": self.domain_weights}
+        check_equal_over_ranks(held, self.global_step)
 
     def on_train_start(self) -> None:
         # a run that goes on with more steps than it began with follows the longer schedule

@@ -78,10 +78,16 @@ class Checkpoints(Checkpoint):
         batch_idx: int,
     ) -> None:
         step = trainer.global_step
-        if self.validation_interval and step % self.validation_interval == 0:
-            return
-        if step % self.interval == 0:
+        if step % self.interval == 0 and not self.is_validated(step):
             self._save(trainer, pl_module, LAST)
+
+    def is_validated(self, step: int) -> bool:
+        """Whether a validation follows the step; it is saved then."""
+        return bool(self.validation_interval) and step % (self.validation_interval or 1) == 0
+
+    def save_last(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves as after any step that is not validated."""
+        self._save(trainer, pl_module, LAST)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != "fit" or self.monitor is None:
@@ -99,6 +105,7 @@ class Checkpoints(Checkpoint):
     def _save(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:
         assert isinstance(pl_module, MultiDomainModule)
         pl_module.check_finite()
+        pl_module.check_ranks()
         trainer.save_checkpoint(self.folder / name)
 
     def on_save_checkpoint(

@@ -26,7 +26,7 @@ from mdl.space.architecture import Architecture
 from mdl.training.average import WeightAverage
 from mdl.training.base import MultiDomainModule
 from mdl.training.optim import clip_gradients
-from mdl.training.ranks import one_device
+from mdl.training.ranks import mean_gradients_over_ranks, mean_over_ranks
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ class FinalistsModule(MultiDomainModule):
     networks: the derived ones. architectures: what they were derived from, in the same order.
     ema_decay: of the average of each one's weights, which answers held-out images.
     """
+
+    reduces_gradients = True
 
     remaining: Tensor
     right: Tensor
@@ -73,9 +75,6 @@ class FinalistsModule(MultiDomainModule):
     @property
     def phase(self) -> str:
         return "search: finalists"
-
-    def setup(self, stage: str) -> None:
-        one_device(self.trainer.world_size)
 
     def images_per_step(self, batch: Any) -> int:
         return super().images_per_step(batch["train"]) * int(self.remaining.sum())
@@ -121,11 +120,12 @@ class FinalistsModule(MultiDomainModule):
             network = self.networks[at]
             losses = self.losses(network(images, self.architectures[at].paths), batch)
             self.manual_backward((self.domain_weights * losses).sum())
+            mean_gradients_over_ranks(network.parameters())
             norm = clip_gradients(network.parameters(), self.clip_norm)
             self._note_nonfinite(self.nonfinite_gradient_step, norm)
             noted += losses.detach() / len(left)
-        self.domain_losses.copy_(noted)
-        self._note_nonfinite(self.nonfinite_step, noted)
+        self.domain_losses.copy_(mean_over_ranks(noted))
+        self._note_nonfinite(self.nonfinite_step, self.domain_losses)
         optimizer.step()
         schedule: Any = self.lr_schedulers()
         schedule.step()
@@ -138,7 +138,8 @@ class FinalistsModule(MultiDomainModule):
         images = images_of(batch)
         for at in left:
             average = self.averages[at].module.eval()
-            self.right[at] += self.accuracies(average(images, self.architectures[at].paths), batch)
+            logits = average(images, self.architectures[at].paths)
+            self.right[at] += mean_over_ranks(self.accuracies(logits, batch))
 
     def halve(self, left: Sequence[int]) -> None:
         """Drops the half of the finalists whose mean over domains is worse."""

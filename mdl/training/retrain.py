@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from mdl.data.transforms import Batch, images_of, labels_of
@@ -61,6 +62,14 @@ class RetrainModule(MultiDomainModule):
         if self.frozen:
             self.network.nodes.eval()
         return self
+
+    def compile_network(self) -> None:
+        """Compiles the training pass, as one graph, for the batches of the first step.
+
+        Evaluation, whose last batches are of any size, stays as it is.
+        """
+        network: Any = self.network
+        network.follow = torch.compile(network.follow, fullgraph=True, dynamic=False)
 
     def inherit(self, backbone: MultiPathNetwork, like: Mapping[str, str]) -> None:
         """Begins with the weights of another network (`MultiPathNetwork.inherit`)."""

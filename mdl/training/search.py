@@ -31,7 +31,7 @@ from mdl.networks.multipath import MultiPathNetwork
 from mdl.networks.sizing import ANY_SIZE, SizeTable, Target, most_likely_choices
 from mdl.space.architecture import Architecture
 from mdl.training.base import MultiDomainModule
-from mdl.training.ranks import one_device
+from mdl.training.ranks import mean_over_ranks
 from mdl.training.reward import Baseline, absolute_reward, leave_one_out
 
 # Of the price of a size: what it is at twice the target at once, and by what it rises each step.
@@ -110,14 +110,12 @@ class SearchModule(MultiDomainModule):
         self._resumed: dict[str, Any] | None = None  # the optimizer's state, on its way there
 
     norm_momentum = False
+    reduces_gradients = True
 
     choice_macs: Tensor
     fixed_macs: Tensor
     target_macs: Tensor
     multipliers: Tensor
-
-    def setup(self, stage: str) -> None:
-        one_device(self.trainer.world_size)
 
     def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> None:
         step = self.global_step
@@ -161,7 +159,7 @@ class SearchModule(MultiDomainModule):
         """Accuracy on the held-out batch against the cost of the path, [domains]."""
         paths = self.controllers.paths(choices)
         logits = self.network(images_of(batch), paths)
-        accuracy = self.accuracies(logits, batch)
+        accuracy = mean_over_ranks(self.accuracies(logits, batch))
         macs = self.path_macs(choices)
         reward = accuracy
         self.search_records = {"search/accuracy": accuracy, "search/macs": macs}

@@ -2,6 +2,7 @@
 
 import math
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,23 @@ def test_accuracy_counts_each_labelled_image_once_in_any_batches() -> None:
     known = labels["cars"] >= 0
     expected = (logits["cars"].argmax(1) == labels["cars"])[known].float().mean()
     assert whole.compute()["accuracy"][1] == expected
+
+
+def test_a_compiled_network_trains_as_the_plain_one_and_is_compiled_once(
+    space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # all of it but the writing of machine code, which takes a minute
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    plain, compiled = module(space), module(space)
+    compiled.network.load_state_dict(plain.network.state_dict())
+    compiled.compile_network()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for trained in (plain, compiled):
+        torch.manual_seed(0)  # of the images
+        trainer(tmp_path, 4).fit(trained, Batches())
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    for name, value in plain.network.state_dict().items():
+        torch.testing.assert_close(
+            compiled.network.state_dict()[name], value, rtol=1e-4, atol=1e-5, msg=name
+        )
