@@ -15,11 +15,12 @@ def check_launch(world_size: int) -> None:
     Reads what torchrun and srun tell their processes.
     """
     environment = os.environ
+    by_torchrun = "TORCHELASTIC_RUN_ID" in environment  # within a task of srun too
     remedy = (
         "Set trainer.devices to the processes of a node and trainer.num_nodes to the nodes "
         "(slurm/*.sbatch do)."
     )
-    if "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment:
+    if not by_torchrun and "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment:
         tasks = int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", 1)))
         # an allocation's shell is a task as well, of another kind
         if environment.get("SLURM_JOB_NAME") not in ("bash", "interactive") and tasks != world_size:
@@ -28,7 +29,7 @@ def check_launch(world_size: int) -> None:
                 f"SLURM started {tasks} tasks on {nodes} nodes; the recipe's trainer.devices and "
                 f"trainer.num_nodes make {world_size} processes. {remedy}"
             )
-    elif int(environment.get("SLURM_NTASKS", 1)) > 1 and "SLURM_JOB_ID" in environment:
+    elif not by_torchrun and int(environment.get("SLURM_NTASKS", 1)) > 1:
         raise UserError(
             f"This job has {environment['SLURM_NTASKS']} tasks, but the command was not started by "
             "srun, so one process runs for all. Start it by srun, as slurm/*.sbatch do."

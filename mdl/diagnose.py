@@ -30,12 +30,13 @@ from mdl.networks.parameters import ParameterTable
 from mdl.recipe import Recipe, image_sizes
 from mdl.results.diagnosis import FoundAgainstRandom, RewardAgainstTraining, reward_figure
 from mdl.results.picture import Picture
-from mdl.run_folder import RunFolder, write_beside
+from mdl.run_folder import RunFolder
 from mdl.scoring import supernet_accuracies
 from mdl.space.architecture import Architecture
 from mdl.trainer import quiet
 from mdl.training.checkpoints import LAST
 from mdl.weights import load_weights
+from mdl.whole_files import write_text
 
 SPLIT = "val"  # neither seen by a search, nor what methods are compared on in the end
 
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
         for file in picture.write(folder.figures_dir):
             print(file)
     file = folder.path / "diagnosis.json"
-    write_beside(file, json.dumps(content, indent=1))
+    write_text(file, json.dumps(content, indent=1))
     print(file)
 
 

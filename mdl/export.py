@@ -46,10 +46,10 @@ from mdl.device.torch_files import (
 )
 from mdl.errors import UserError, nearest
 from mdl.results.table import Table, percent
-from mdl.run_folder import write_beside
 from mdl.space.architecture import Architecture
 from mdl.trained import Trained
 from mdl.trainer import quiet
+from mdl.whole_files import write_text
 
 TARGETS = ("executorch", "onnx", "safetensors", "program")
 INT8_TARGETS = ("executorch-int8", "onnx-int8")
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
     exported = export(trained, domains, options.to, out, options.batch_norm, options.images)
     size_table(exported).print()
     agreement_table(exported).print()
-    write_beside(out / "export.json", _record(trained, exported))
+    write_text(out / "export.json", _record(trained, exported))
     print(f"Files: {out}")
     first = next(iter(domains))
     runtime, file = options.to[0].partition("-")[0], exported[0].files[0]

@@ -28,8 +28,8 @@ from mdl.device.profiling import RUNTIMES, Predicted, profile
 from mdl.errors import UserError
 from mdl.recipe_files import load_recipe
 from mdl.results.table import Table
-from mdl.run_folder import write_beside
 from mdl.space.latency import LatencyTable
+from mdl.whole_files import write_text
 
 _CHECKED, _REPEATS, _WITHIN = 30, 100, 0.10
 
@@ -61,8 +61,7 @@ def main(arguments: Sequence[str]) -> None:
         "random_paths": [asdict(of) for of in checks],
     }
     table = replace(table, source=source)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_beside(options.out, table.dumps())
+    write_text(options.out, table.dumps())
     block_table(table).print()
     print(in_words(checks))
     print(f"Table: {options.out}")

@@ -26,7 +26,8 @@ from mdl.results.comparison_page import build_comparison_page, comparison_tables
 from mdl.results.network_tables import bundle_table, network_table
 from mdl.results.page import Page, build_page
 from mdl.results.run import Run, read_runs, read_searches
-from mdl.run_folder import RunFolder, write_beside
+from mdl.run_folder import RunFolder
+from mdl.whole_files import write_text
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -74,7 +75,7 @@ def write_page(page: Page, folder: RunFolder | ComparisonFolder) -> list[Path]:
             advance(1)
     pages = [folder.path / f"report.{kind}" for kind in ("html", "md")]
     for file in pages:
-        write_beside(file, page.render(file.suffix.removeprefix(".")))
+        write_text(file, page.render(file.suffix.removeprefix(".")))
     return [*pages, folder.figures_dir]
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from mdl.errors import UserError
 from mdl.recipe import Recipe
 from mdl.recipe_files import dump_recipe
 from mdl.space.architecture import Architecture
+from mdl.whole_files import write_text
 
 RECIPE = "recipe.yaml"
 # may differ between two starts of one run: where and how fast, not what
@@ -120,7 +120,7 @@ class RunFolder:
     def claim(self, recipe: Recipe) -> None:
         """Makes the folder this recipe's. To be called once the recipe has proved itself."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_beside(self.recipe_file, dump_recipe(recipe))
+        write_text(self.recipe_file, dump_recipe(recipe))
         self.checkpoints_dir.mkdir(exist_ok=True)
 
     @classmethod
@@ -199,7 +199,7 @@ class RunFolder:
         return content
 
     def write_scores(self, scores: dict[str, Any]) -> None:
-        write_beside(self.scores_file, json.dumps(scores, indent=1) + "\n")
+        write_text(self.scores_file, json.dumps(scores, indent=1) + "\n")
 
 
 def identity(recipe: Recipe) -> str:
@@ -212,13 +212,6 @@ def identity(recipe: Recipe) -> str:
     changed = {k: v for k, v in _flat(recipe).items() if k not in defaults or v != defaults[k]}
     text = json.dumps(changed, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def write_beside(file: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, file)
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
@@ -49,7 +50,7 @@ def build_trainer(
         {name: domain.fingerprint for name, domain in domains.items()},
     )
     plugins: list[Any] = [AtomicCheckpointIO()]
-    if SLURMEnvironment.detect():
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
         # Lightning's own requeueing saves from inside a signal handler, in the middle of a step
         plugins.append(SLURMEnvironment(auto_requeue=False))
     try:

@@ -120,11 +120,14 @@ def begun(words: list[str], run: Path) -> subprocess.Popen:
 LONG = ["trainer.max_steps=400", "trainer.validation_interval=50"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    ("number", "validated"),
+    [(signal.SIGTERM, []), (signal.SIGUSR1, ["trainer.validation_interval=1"])],
+)
 def test_a_signal_ends_a_run_after_its_step_and_the_same_command_goes_on(
-    small_run: list[str], number: signal.Signals
+    small_run: list[str], number: signal.Signals, validated: list[str]
 ) -> None:
-    words = [*small_run, *LONG, "retrain.paths=common", "name=it"]
+    words = [*small_run, *LONG, *validated, "retrain.paths=common", "name=it"]
     run = run_of(words, "it")
     started = begun([RETRAIN, *words], run)
     started.send_signal(number)

@@ -68,6 +68,9 @@ def test_later_files_and_overrides_win(tmp_path: Path) -> None:
         ("search.reward.beta=0.1", "beta is 0.1; expected 0 or less"),
         ("search.beta1=1.0", "search.beta1 is 1.0; expected at least 0 and below 1"),
         ("optimizer.clip_norm=0", "clip_norm is 0.0; expected a number above 0, or null"),
+        ("trainer.compile=true", "a search takes other paths at every step"),
+        ("search.start=layers", "'layers'; expected one of blocks, expansions"),
+        ("network.batch_norm_ranks=some", "'some'; expected one of all, own"),
         ("trainer.threads=0", "threads is 0; expected a number above 0, or null"),
         ("data.workers=-1", "data.workers is -1; expected 0 or more"),
         ("data.domains=[]", "data.domains is \\[\\]; expected names of domains in brackets"),
@@ -95,6 +98,13 @@ def test_a_backbone_is_what_all_domains_have_in_common() -> None:
     assert load_recipe(words).retrain.backbone == "frozen"
     with pytest.raises(UserError, match="network.nodes is 'private'; a backbone is what all"):
         load_recipe([*words, "network.nodes=private"])
+
+
+def test_what_looks_into_a_pass_does_not_go_with_a_compiled_one() -> None:
+    words = [RETRAIN, "trainer.compile=true", "callbacks.abdp=null"]
+    assert load_recipe(words).trainer.compile
+    with pytest.raises(UserError, match="a compiled one cannot be looked into"):
+        load_recipe([*words, "balancing.method=gradnorm"])
 
 
 def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from mdl.errors import UserError
-from mdl.run_folder import RunFolder, write_beside
+from mdl.run_folder import RunFolder
+from mdl.whole_files import write_text
 
 RECORD = "comparison.json"
 FORMAT = 1  # of the record
@@ -44,7 +45,7 @@ class ComparisonFolder:
         return content
 
     def write_record(self, content: dict[str, Any]) -> None:
-        write_beside(self.record_file, json.dumps(content, indent=1) + "\n")
+        write_text(self.record_file, json.dumps(content, indent=1) + "\n")
 
     @contextmanager
     def claimed(self) -> Iterator[IO[str]]:

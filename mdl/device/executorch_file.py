@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 
-from mdl.device.files import lacks_extra, write_whole
+from mdl.device.extra import lacks_extra
 from mdl.device.int8 import quantised_program
 from mdl.device.metadata import KEY, Metadata
 from mdl.device.plain import PlainPath
 from mdl.device.preparation import Colours
 from mdl.device.quiet import quietly
+from mdl.whole_files import write_whole
 
 
 def write_executorch(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mdl.device.files import lacks_extra
+from mdl.device.extra import lacks_extra
 from mdl.device.preparation import Colours
 from mdl.device.quiet import quietly
 

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from mdl.device.files import lacks_extra, write_bytes
+from mdl.device.extra import lacks_extra
 from mdl.device.int8 import quantised_graph
 from mdl.device.metadata import KEY, Metadata
 from mdl.device.onnx_model import TOGETHER
 from mdl.device.plain import PlainPath, PlainPaths
 from mdl.device.preparation import Colours
 from mdl.device.quiet import quietly
+from mdl.whole_files import write_bytes
 
 WEIGHTS = "weights.bin"
 _ALIGNMENT = 64  # bytes

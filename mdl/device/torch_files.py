@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mdl.device.files import lacks_extra, write_bytes, write_whole
+from mdl.device.extra import lacks_extra
 from mdl.device.metadata import KEY, Metadata
 from mdl.device.onnx_model import Logits
 from mdl.device.plain import NormalisedImage, PlainPath
@@ -19,6 +19,7 @@ from mdl.errors import UserError
 from mdl.networks.blocks import domain_key
 from mdl.networks.multipath import MultiPathNetwork, path_users
 from mdl.space.architecture import Architecture
+from mdl.whole_files import write_bytes, write_whole
 
 WEIGHTS, ARCHITECTURE = "model.safetensors", "architecture.json"
 _BATCH_NORM, _NODES = "batch_norm", "nodes"

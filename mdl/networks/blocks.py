@@ -138,11 +138,8 @@ class SharedBatchNorm(nn.Module):
         )
 
     def forward(self, x: Tensor, company: Company) -> Tensor:
-        if (
-            self.over_ranks
-            and (self.training or self.norm.running_mean is None)
-            and several_ranks()
-        ):
+        by_batch = self.training or self.norm.running_mean is None
+        if self.over_ranks and by_batch and several_ranks():
             return self._normalise_over_ranks(x)
         if x.shape[1] == self.norm.num_features:
             normal: Tensor = self.norm(x)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from mdl.results.styles import render
+from mdl.whole_files import write_bytes
 
 _PIXELS_PER_INCH = 96  # of CSS
 
@@ -40,12 +40,9 @@ class Picture:
 
     def write(self, folder: Path) -> list[Path]:
         """Writes <name>.png and <name>.svg, each whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
         written = []
         for kind, content in self.files.items():
             file = folder / f"{self.name}.{kind}"
-            beside = file.with_name(f".{file.name}.{os.getpid()}.partial")
-            beside.write_bytes(content)
-            os.replace(beside, file)
+            write_bytes(file, content)
             written.append(file)
         return written

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
@@ -11,6 +10,7 @@ from typing import Any
 
 from mdl.errors import UserError
 from mdl.space.search_space import ZERO, Block, Path, SearchSpace
+from mdl.whole_files import write_text
 
 FORMAT = 1
 
@@ -74,7 +74,7 @@ class Architecture:
 
     def write(self, file: FilePath) -> None:
         """Writes a file that a person can read: one line per layer."""
-        text = dumps(
+        content = dumps(
             {
                 "format": FORMAT,
                 "space_fingerprint": self.space.fingerprint,
@@ -83,9 +83,7 @@ class Architecture:
                 "space": self.space.table(),
             }
         )
-        beside = file.with_name(f".{file.name}.{os.getpid()}.partial")
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, file)
+        write_text(file, content)
 
     def _named_choices(self, path: Path) -> dict[str, Any]:
         return {

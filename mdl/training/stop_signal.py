@@ -40,6 +40,7 @@ class StopSignal(L.Callback):
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints
         self._told: int | None = None  # this rank, maybe no other
+        self._stopping: int | None = None  # all ranks, after a validation
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -53,11 +54,20 @@ class StopSignal(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, at: int
     ) -> None:
         step = trainer.global_step
-        if step == trainer.max_steps or self.checkpoints.is_validated(step):
-            return  # a validation belongs to its step: the next one will do
-        if (told := self._agreed(step, pl_module.device)) is not None:
+        if step == trainer.max_steps:
+            return
+        told = self._agreed(step, pl_module.device)
+        if self.checkpoints.is_validated(step):
+            self._stopping = told  # a validation belongs to its step
+        elif told is not None:
             self.checkpoints.save_last(trainer, pl_module)
             raise RunStopped(told, step, trainer.global_rank)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._stopping is not None:
+            # Lightning's turn for it comes after this one
+            self.checkpoints.on_validation_end(trainer, pl_module)
+            raise RunStopped(self._stopping, trainer.global_step, trainer.global_rank)
 
     def _agreed(self, step: int, device: torch.device) -> int | None:
         """The greatest number that a rank was told."""

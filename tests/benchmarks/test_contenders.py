@@ -1,12 +1,15 @@
 """What the project is measured against is what it is said to be."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import gpu
 from benchmarks.paired import take_turns
 from benchmarks.problem import Problem, Stepper
-from benchmarks.speed import by_domain, retrain_module, search_module, steps_of, whole
+from benchmarks.speed import Setting, by_domain, retrain_module, search_module, steps_of, whole
 from benchmarks.static import StaticNetwork
 from mdl.data.transforms import images_of
 from mdl.space.search_space import SearchSpace, Stage
@@ -104,3 +107,15 @@ def test_a_stepper_lowers_the_loss(small: Problem) -> None:
     for _ in range(10):
         stepper.step(whole(network, paths, batch), batch)
     assert loss() < before
+
+
+def test_the_rows_for_a_gpu_are_made_as_they_are_there(
+    small: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU, and without writing machine code: what they say is told by a GPU alone."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    setting = Setting(rounds=2)
+    for row in gpu.check(small):
+        assert float(row.found) <= float(row.goal.removeprefix("at most ")), row
+    parts = (gpu.grouped, gpu.against_one_batch, gpu.formats)
+    assert [len(list(part(setting, small))) for part in parts] == [2, 1, 1]
