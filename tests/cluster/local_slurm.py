@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 HOSTS = Path("/etc/hosts")
+_ENDING = 15  # seconds that a requeued job's processes have to end, KillWait and some more
 MARK = "  # a test's SLURM node"
 
 
@@ -143,11 +144,15 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
     def wait(self, job: str, seconds: float = 240) -> str:
         """The state in which the job ends."""
+        pending = 0
         for _ in range(int(seconds * 2)):
             state = self.state(job)
             if state in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", ""):
                 return state
-            if state == "PENDING":  # a requeued job would wait for two minutes
+            pending = pending + 1 if state == "PENDING" else 0
+            # a requeued job waits for two minutes; a start while the old one's script still ends
+            # would be taken for ended with it
+            if pending == 2 * _ENDING:
                 self.run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
             time.sleep(0.5)
         return f"{self.state(job)} after {seconds} s"
