@@ -10,7 +10,7 @@ SETTINGS ?=
 LIBMTL ?=
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint search retrain report compare bench test-cluster clean help
+.PHONY: demo test lint search retrain report compare bench test-cluster test-chaos clean help
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -44,6 +44,9 @@ test-cluster: $(READY) ## pass the tests on a real SLURM, started for them
 	@command -v slurmctld >/dev/null || { apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurm-wlm munge >/dev/null; } || true
 	$(BIN)/python -m pytest -m cluster tests/cluster
+
+test-chaos: $(READY) ## kill runs many times over, at any moment
+	$(BIN)/python -m pytest -m chaos tests/chaos -s
 
 lint: $(READY) ## style, types and floors
 	$(BIN)/ruff check

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,15 +55,44 @@ def weights(run: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Weights to the bit, and all records but those of time."""
-    a, b = weights(one), weights(other)
-    assert a.keys() == b.keys()
-    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    """What the last checkpoint holds, to the bit, products, and all records but those of time."""
+    states = [
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (one, other)
+    ]
+    for state in states:
+        # Lightning's counts of batches fetched and of streams ended; the name
+        del state["loops"], state["epoch"], state["run"]
+    assert_same(*states)
 
     def timeless(run: Path) -> list[dict[str, float]]:
         return [line for line in metrics(run) if not any("throughput" in key for key in line)]
 
     assert timeless(one) == timeless(other)
+    for product in ("architecture.json", "scores.json"):
+        made = [run / product for run in (one, other) if (run / product).is_file()]
+        if made:
+            assert_same(*[_without_names(json.loads(file.read_text())) for file in made])
+
+
+def _without_names(product: dict[str, Any]) -> dict[str, Any]:
+    """What was made, not by whom."""
+    return {key: value for key, value in product.items() if key not in ("source", "run")}
+
+
+def assert_same(one: Any, other: Any, at: str = "") -> None:
+    """Nested values are equal, tensors to the bit."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), at
+        for key in one:
+            assert_same(one[key], other[key], f"{at}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), at
+        for place, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f"{at}/{place}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), at
+    else:
+        assert one == other, at
 
 
 def test_a_search_ends_in_an_architecture_and_a_retraining_in_scores(

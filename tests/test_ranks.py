@@ -117,6 +117,12 @@ def begun(words: list[str], run: Path) -> subprocess.Popen:
     return started
 
 
+def children(process: int, environment: bytes) -> list[int]:
+    """Processes that it started, with these words in their environment."""
+    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(of) for of in found if environment in Path(f"/proc/{of}/environ").read_bytes()]
+
+
 LONG = ["trainer.max_steps=400", "trainer.validation_interval=50"]
 
 
@@ -145,13 +151,7 @@ def test_what_one_rank_is_told_ends_all_after_the_same_step(small_run: list[str]
     words = [*small_run, *LONG, *TWO, "name=it"]
     run = run_of(words, "it")
     started = begun([SEARCH, *words], run)
-    children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
-    of_rank_1 = [
-        int(child)
-        for child in children
-        if b"LOCAL_RANK=1" in Path(f"/proc/{child}/environ").read_bytes()
-    ]
-    os.kill(of_rank_1[0], signal.SIGUSR1)
+    os.kill(children(started.pid, b"LOCAL_RANK=1")[0], signal.SIGUSR1)
     out, error = started.communicate(timeout=120)
     assert started.returncode == fit.STOPPED, error
     step = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
