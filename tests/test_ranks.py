@@ -100,6 +100,23 @@ def test_a_retraining_on_two_ranks_is_that_on_one(words: list[str]) -> None:
     assert (losses(one) - losses(run_of(words, "own"))).abs().max() > max(1e-3, 10 * of_two)
 
 
+@pytest.mark.parametrize(("recipe", "ranks"), [(SEARCH, 4), (RETRAIN, 1)])
+def test_a_run_begun_on_two_ranks_goes_on_on_others(
+    words: list[str], recipe: str, ranks: int
+) -> None:
+    """Of the same batches in all, so to the same end but for rounding."""
+    words = [recipe, *words, *TWO, "retrain.paths=common", "data.batch_size=8"]
+    words += ["search.held_out_batch_size=8"]
+    for name, devices in {"one": (1, 1), "two": (2, ranks)}.items():
+        for steps, count in zip((3, 6), devices, strict=True):
+            more = [f"name={name}", f"trainer.max_steps={steps}", f"trainer.devices={count}"]
+            (fit.main if count == 1 else fitted)([*words, *more])
+    one, two = run_of(words[1:], "one"), run_of(words[1:], "two")
+    assert_close(one, two)
+    found = [Architecture.read(run / "architecture.json").paths for run in (one, two)]
+    assert found[0] == found[1]
+
+
 def begun(words: list[str], run: Path) -> subprocess.Popen:
     """A run that has its first checkpoint and many steps left."""
     started = subprocess.Popen(
