@@ -77,7 +77,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     quiet()
     folder = RunFolder.of(recipe)
-    if (done := folder.finished_steps(recipe.phase)) >= recipe.trainer.max_steps:
+    if folder.is_finished(recipe.phase, recipe.trainer.max_steps):
+        done = folder.finished_steps(recipe.phase)
         print(f"{folder.path} is finished: {done} steps. Nothing to do.")
         print_product(recipe, folder, words)
         return

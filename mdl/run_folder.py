@@ -169,6 +169,10 @@ class RunFolder:
         changed = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
         return "; ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in changed)
 
+    def is_finished(self, phase: str, max_steps: int) -> bool:
+        """Whether the phase's product was made: after all steps, or after a callback's stop."""
+        return self.scores().get("stopped_early", False) or self.finished_steps(phase) >= max_steps
+
     def finished_steps(self, phase: str) -> int:
         """After how many steps the phase's product was made; 0 where it is not there."""
         if phase == "retrain":

@@ -125,6 +125,7 @@ def write_scores(
     content = folder.scores() | {"num_classes": module.num_classes}
     if finished_step is not None:
         content["step"] = finished_step
+        content["stopped_early"] = finished_step < recipe.trainer.max_steps
     if checkpoint == choose_checkpoint(folder):
         content["splits"] = content.get("splits", {}) | found
     else:

@@ -59,7 +59,8 @@ class Trained:
                 "a retrained network: python -m mdl.fit recipes/mpnas_retrain.yaml "
                 f"architecture_file={folder.architecture_file} name={recipe.name}_retrain"
             )
-        if (done := folder.finished_steps("retrain")) < recipe.trainer.max_steps:
+        if not folder.is_finished("retrain", recipe.trainer.max_steps):
+            done = folder.finished_steps("retrain")
             raise UserError(
                 f"{run} is not finished: scores after {done} of {recipe.trainer.max_steps} steps. "
                 f"Go on with it: python -m mdl.fit {folder.recipe_file}"

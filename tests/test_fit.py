@@ -465,6 +465,27 @@ def test_a_killed_process_goes_on_to_the_same_end(small_run: list[str], tmp_path
     assert_same_run(tmp_path / "k" / "it", tmp_path / "u" / "it")
 
 
+def test_early_stopping_ends_a_run_that_is_then_finished(
+    small_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where it dies between its last step and its scores, and its count goes on."""
+    stop = "{class: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss/mean, patience: 2"
+    words = [RETRAIN, *small_run, "retrain.paths=common", "trainer.max_steps=40"]
+    words.append(f"callbacks.stop={stop}, min_delta: 9.0}}")
+    fit.main([*words, "name=unbroken"])
+    unbroken = run_of(small_run, "unbroken")
+    assert json.loads((unbroken / "scores.json").read_text())["step"] == 12
+    with dying_at(9):
+        fit.main([*words, "name=broken"])
+    with dying_at(12, "on_test_start"):
+        fit.main([*words, "name=broken"])
+    fit.main([*words, "name=broken"])
+    assert_same_run(run_of(small_run, "broken"), unbroken)
+    capsys.readouterr()
+    fit.main([*words, "name=broken"])
+    assert "is finished: 12 steps" in capsys.readouterr().out
+
+
 def test_a_checkpoint_of_another_run_is_refused(searched: Path, small_run: list[str]) -> None:
     other = run_of(small_run, "other")
     fit.main([SEARCH, *small_run, "name=other", "seed=4"])

@@ -77,8 +77,8 @@ class Runner:
 
     def is_finished(self, job: Job) -> bool:
         if job.name not in self._finished:
-            done = self.folder.run(job.name).finished_steps(job.phase)
-            if job.undecided or done < self._steps(job):
+            done = self.folder.run(job.name).is_finished(job.phase, self._steps(job))
+            if job.undecided or not done:
                 return False
             self._finished.add(job.name)
         return True

@@ -68,6 +68,11 @@ class Checkpoints(Checkpoint):
         self.data = {domain: dict(of) for domain, of in data.items()}
         self.best_score = float("-inf")
         self.best_step = -1
+        self._stopped_early = False  # by a callback, such as Lightning's EarlyStopping
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._stopped_early:  # and ended before it was done with the rest
+            trainer.should_stop = True
 
     def on_train_batch_end(
         self,
@@ -112,6 +117,12 @@ class Checkpoints(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["run"], checkpoint["data"] = self.identity, self.data
+        checkpoint["stopped_early"] = trainer.should_stop
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._stopped_early = checkpoint.get("stopped_early", False)  # earlier versions lack it
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score, "best_step": self.best_step}

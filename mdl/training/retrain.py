@@ -103,6 +103,9 @@ class RetrainModule(MultiDomainModule):
 
     def on_validation_epoch_end(self) -> None:
         self._record_evaluation("val")
+        # where callbacks such as Lightning's EarlyStopping look
+        seen = {name: of for name, of in self.records.items() if name.startswith("val/")}
+        self.log_dict(seen, logger=False)
 
     def on_test_epoch_end(self) -> None:
         # the validation split has its curve; its score at the end is of the best checkpoint
