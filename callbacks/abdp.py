@@ -63,7 +63,8 @@ class ABDP(L.Callback):
 
     def weights(self, losses: Tensor) -> Tensor:
         """Losses, in guesses, [domains] -> weights of mean one."""
-        mean = losses.mean()
+        # no losses where a super-network is frozen
+        mean = losses.mean().clamp_min(torch.finfo(losses.dtype).tiny)
         boosted = ((losses - mean) / (self.temperature * mean)).exp()
         bounded = boosted.clamp(1 / self.bound, self.bound)
         return bounded / bounded.mean()

@@ -37,3 +37,8 @@ def test_its_state_survives_a_checkpoint() -> None:
     after.load_state_dict(before.state_dict())
     assert torch.equal(after.smoothed, before.smoothed)  # type: ignore[arg-type]
     assert after.steps == 30
+
+
+def test_domains_without_losses_weigh_the_same() -> None:
+    """As those of a frozen super-network."""
+    torch.testing.assert_close(ABDP().weights(torch.zeros(3)), torch.ones(3))

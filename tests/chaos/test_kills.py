@@ -23,6 +23,8 @@ LONG = [
     "trainer.validation_interval=30",
     "search.warmup_fraction=0.2",
 ]
+FOUND = "{runs}/mpnas_search"  # by a search of the same space, made before
+SIZES = ["search.target.params=3950", "search.target.macs=null"]
 CASES = {
     "a search": [SEARCH, ABDP],
     "a search on tied blocks, two workers": [
@@ -30,10 +32,22 @@ CASES = {
         "search.block_weights=tied",
         "data.workers=2",
     ],
-    "a search of random networks": [SEARCH, "search.candidates=8"],
+    "a search on a frozen super-network": [
+        SEARCH,
+        "recipes/frozen_search.yaml",
+        f"search.supernet_file={FOUND}/checkpoints/last.ckpt",
+        *SIZES,
+    ],
+    "a round of finalists": [
+        SEARCH,
+        "recipes/finalists.yaml",
+        f"search.controllers_file={FOUND}/checkpoints/last.ckpt",
+        *SIZES,
+    ],
     "a retraining": [RETRAIN, ABDP, "retrain.paths=random"],
     "a retraining by GradNorm, two workers": [
         RETRAIN,
+        "callbacks.abdp=null",
         "balancing.method=gradnorm",
         "retrain.paths=common",
         "data.workers=2",
@@ -44,7 +58,7 @@ CASES = {
 def kill(words: list[str], name: str, kills: int, seed: int, tmp_path: Path) -> str:
     """Kills runs, compares each to one that was never killed, and tells of it in a table's row."""
     fit.main([*words, "name=unbroken"])
-    unbroken = run_of(words[1:], "unbroken")
+    unbroken = run_of(words, "unbroken")
     chronicle, dice, runs = Chronicle(), random.Random(seed), 0
     while chronicle.kills < kills:
         run = unbroken.with_name(f"killed{runs}")
@@ -72,8 +86,10 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not(
 def test_a_run_killed_over_and_over_ends_as_if_it_had_not(
     small_run: list[str], tmp_path: Path, name: str, seed: int
 ) -> None:
-    recipe, *rest = CASES[name]
-    print("\n" + kill([recipe, *small_run, *LONG, *rest], name, 12, seed, tmp_path))
+    fit.main([SEARCH, *small_run])
+    files = [word for word in CASES[name] if "=" not in word]
+    own = [word.format(runs=tmp_path / "runs") for word in CASES[name] if "=" in word]
+    print("\n" + kill([*files, *small_run, *LONG, *own], name, 12, seed, tmp_path))
 
 
 @pytest.mark.chaos
