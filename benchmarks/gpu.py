@@ -45,8 +45,8 @@ def check(p: Problem) -> Iterator[Row]:
         apart = by_domain(network, paths, batch)
         together = whole(network, paths, batch)
         follow = torch.compile(network.follow, fullgraph=True, dynamic=False)
-        sizes = {domain: images.shape[2:] for domain, images in images_of(batch).items()}
-        fast = follow(images_of(batch), network.route(sizes, paths))
+        shapes = {domain: images.shape for domain, images in images_of(batch).items()}
+        fast = follow(images_of(batch), network.route(shapes, paths))
         with torch.autocast(p.device.type, torch.bfloat16):
             half = whole(network, paths, batch)
     scale = max(float(of.abs().max()) for of in apart.values())

@@ -26,6 +26,7 @@ from mdl.networks.blocks import (
     TiedBlock,
     domain_key,
 )
+from mdl.networks.calls import CPU_CALL_BYTES, in_parts
 from mdl.space.search_space import ZERO, Block, Layer, Path, SearchSpace
 
 STEM, HEAD = "stem", "head"
@@ -156,17 +157,29 @@ class MultiPathNetwork(nn.Module):
         paths: the path of each domain among `images`. Each node is called once for all domains
         that visit it with images of the same size; a layer that a path skips costs nothing.
         """
-        sizes = {domain: x.shape[2:] for domain, x in images.items()}
-        return self.follow(images, self.route(sizes, paths))
+        on_cpu = next(iter(images.values())).device.type == "cpu"
+        shapes = {domain: x.shape for domain, x in images.items()}
+        return self.follow(images, self.route(shapes, paths, CPU_CALL_BYTES if on_cpu else None))
 
-    def route(self, sizes: Mapping[str, torch.Size], paths: Mapping[str, Path]) -> Route:
-        """The calls of nodes that lead images of these sizes, [H, W] per domain, along paths."""
+    def route(
+        self,
+        shapes: Mapping[str, torch.Size],
+        paths: Mapping[str, Path],
+        call_bytes: int | None = None,
+    ) -> Route:
+        """The calls of nodes that lead images along paths.
+
+        shapes: of the images, [n, 3, H, W], per domain.
+        call_bytes: of a node's widest features, above which a call of several domains is made
+        several; None, and always where batch norm is over them all: one call.
+        """
         last = len(self.space.layers)
-        stops: list[Mapping[str, Block | str]] = [dict.fromkeys(sizes, STEM)]
+        stops: list[Mapping[str, Block | str]] = [dict.fromkeys(shapes, STEM)]
         stops += [
-            {domain: paths[domain][layer.index] for domain in sizes} for layer in self.space.layers
+            {domain: paths[domain][layer.index] for domain in shapes} for layer in self.space.layers
         ]
-        stops += [dict.fromkeys(sizes, HEAD)]
+        stops += [dict.fromkeys(shapes, HEAD)]
+        limit = call_bytes if self.batch_norm == "per_domain" else None
         route: list[Call] = []
         for layer, stop in zip(range(-1, last + 1), stops, strict=True):
             # images of one size are of one size at every layer: what can be skipped has no stride
@@ -174,9 +187,24 @@ class MultiPathNetwork(nn.Module):
             for domain, block in stop.items():
                 if block != ZERO:
                     key = self._node(layer, block, domain)
-                    together.setdefault((key, sizes[domain]), []).append(domain)
-            route += [(key, tuple(members)) for (key, _), members in together.items()]
+                    together.setdefault((key, shapes[domain][2:]), []).append(domain)
+            for (key, size), members in together.items():
+                widest = 4 * self._widest(layer, stop[members[0]], size)
+                of = [widest * shapes[domain][0] for domain in members]
+                route += [(key, part) for part in in_parts(members, of, limit)]
         return tuple(route)
+
+    def _widest(self, layer: int, block: Block | str, size: Sequence[int]) -> int:
+        """Values of a node's widest features, of one image [H, W] of the network's."""
+        space, (height, width) = self.space, size
+        strides = [space.stem_stride, *(of.stride for of in space.layers)]
+        for stride in strides[: max(layer + 1, 1)]:
+            height, width = -(-height // stride), -(-width // stride)
+        if isinstance(block, Block):
+            channels = space.layers[layer].in_width * block.expansion
+        else:
+            channels = space.stem_width if block == STEM else space.head_width
+        return channels * height * width
 
     def follow(self, images: Mapping[str, Tensor], route: Route) -> dict[str, Tensor]:
         """Images [n, 3, H, W] per domain -> logits [n, classes] per domain, by a route."""

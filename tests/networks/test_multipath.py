@@ -227,6 +227,34 @@ def test_a_node_is_called_once_for_all_its_domains(space: SearchSpace) -> None:
     assert len(called) == len(set(called))
 
 
+def test_a_call_takes_no_more_at_once_than_it_may(space: SearchSpace) -> None:
+    """Of the widest features that a node makes, unless one domain's alone are more."""
+    network, batch = derived(space, common_paths(space)), images()
+    shapes = {domain: x.shape for domain, x in batch.items()}
+    widest: dict[str, int] = {}
+    for key, node in network.nodes.items():
+        for conv in [m for m in node.modules() if isinstance(m, torch.nn.Conv2d)]:
+            conv.register_forward_hook(
+                lambda _, inputs, out, key=key: widest.update(
+                    {key: max(widest.get(key, 0), inputs[0].nbytes, out.nbytes)}
+                )
+            )
+    whole = network.follow(batch, network.route(shapes, common_paths(space)))
+    limit = max(widest.values()) // 2
+    seen = widest.copy()
+    widest.clear()
+    route = network.route(shapes, common_paths(space), limit)
+    parts = network.follow(batch, route)
+    assert len(route) > len(network.route(shapes, common_paths(space)))
+    alone = {key for key, members in route if len(members) == 1}
+    assert all(size <= limit or key in alone for key, size in widest.items())
+    assert all(key in alone or widest[key] == seen[key] for key in seen if seen[key] <= limit)
+    for domain, logits in whole.items():
+        torch.testing.assert_close(parts[domain], logits)
+    shared = derived(space, common_paths(space), batch_norm="shared")
+    assert len(shared.route(shapes, common_paths(space), limit)) == len(network.nodes)
+
+
 def test_evaluation_uses_the_running_statistics_of_the_domain(space: SearchSpace) -> None:
     paths = common_paths(space)
     network = derived(space, paths)
