@@ -36,11 +36,10 @@ from mdl.recipe import Recipe, image_sizes
 from mdl.recipe_files import dump_recipe, load_recipe, overrides_between
 from mdl.results.chance import at_chance_in_words
 from mdl.results.costs import compare_costs
-from mdl.results.dashboard import finish as finish_dashboard
-from mdl.results.dashboard import log_pictures
 from mdl.results.decathlon_score import score_of
 from mdl.results.metrics import last_values
 from mdl.results.summary import addition_in_words, cost_table, path_table, score_table
+from mdl.results.wandb_run import close_wandb
 from mdl.run_folder import RunFolder
 from mdl.scoring import choose_checkpoint, scored_splits, write_scores
 from mdl.space.architecture import Architecture
@@ -136,8 +135,10 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
     try:
         _train(fitted, last if last.is_file() else None)
         _write_product(recipe, fitted)
-    finally:
-        finish_dashboard(trainer.loggers)
+    except BaseException:
+        close_wandb(trainer.loggers, whole=False)
+        raise
+    close_wandb(trainer.loggers, whole=True, architecture=folder.architecture_file)
     return fitted
 
 
@@ -179,7 +180,6 @@ def _write_product(recipe: Recipe, fitted: Fitted) -> None:
         architecture = module.architecture(source)
         if fitted.trainer.is_global_zero:
             architecture.write(folder.architecture_file)
-            log_pictures(fitted.trainer.loggers, architecture)
     elif isinstance(module, RetrainModule):
         splits, best = scored_splits(data.domains, data.train_splits), choose_checkpoint(folder)
         step = fitted.trainer.global_step
