@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> None:
         accelerator=recipe.trainer.accelerator,
         devices=1,  # exactly one: every image counts once, whatever the training ran on
         precision=recipe.trainer.precision,  # type: ignore[arg-type]
-        callbacks=build_callbacks(recipe),
+        callbacks=build_callbacks(recipe, options.allow),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -104,6 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--partial", action="store_true", help="answer the test images that are there"
     )
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="PACKAGE",
+        help="let the run's recipe name callbacks of a package of yours",
+    )  # fmt: skip
     return parser
 
 

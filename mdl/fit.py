@@ -3,6 +3,7 @@
     python -m mdl.fit recipes/mpnas_search.yaml [MORE.yaml ...] [key=value ...]
     python -m mdl.fit recipes/mpnas_retrain.yaml
     python -m mdl.fit RECIPE --print-recipe      shows the resolved recipe and ends
+    python -m mdl.fit RECIPE --allow PACKAGE     lets recipes name callbacks of a package of yours
 
 The same command goes on where a run stopped; a finished run says so. Exit status: 0 when the work
 is done, 2 for what the user can mend, 75 when SIGTERM or SIGUSR1 ended it between two steps.
@@ -30,7 +31,7 @@ from mdl.assembly import (
     find_domains,
 )
 from mdl.cluster import queue_again
-from mdl.command import run_command
+from mdl.command import run_command, take_allowed
 from mdl.data.datamodule import MultiDomainData
 from mdl.recipe import Recipe, image_sizes
 from mdl.recipe_files import dump_recipe, load_recipe, overrides_between
@@ -66,7 +67,7 @@ class Fitted:
 
 
 def main(arguments: Sequence[str]) -> None:
-    words = [word for word in arguments if word != "--print-recipe"]
+    words, allowed = take_allowed([word for word in arguments if word != "--print-recipe"])
     if not words or "-h" in words or "--help" in words:
         print(__doc__)
         return
@@ -78,18 +79,21 @@ def main(arguments: Sequence[str]) -> None:
     folder = RunFolder.of(recipe)
     if (done := folder.finished_steps(recipe.phase)) >= recipe.trainer.max_steps:
         print(f"{folder.path} is finished: {done} steps. Nothing to do.")
-        print_product(recipe, folder, words)
+        print_product(recipe, folder, words, allowed)
         return
     try:
-        fitted = fit(recipe, folder)
+        fitted = fit(recipe, folder, allowed)
     except RunStopped as stopped:
         _go_on_later(folder, stopped)
     if fitted.trainer.is_global_zero:
-        print_product(recipe, folder, words)
+        print_product(recipe, folder, words, allowed)
 
 
-def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
-    """Trains from the last checkpoint, or from the beginning, to the products of the phase."""
+def fit(recipe: Recipe, folder: RunFolder, allowed: Sequence[str] = ()) -> Fitted:
+    """Trains from the last checkpoint, or from the beginning, to the products of the phase.
+
+    allowed: packages of the user whose callbacks the recipe may name.
+    """
     domains = find_domains(recipe)
     L.seed_everything(recipe.seed, workers=True, verbose=False)
     last = folder.checkpoints_dir / LAST
@@ -115,7 +119,7 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
         if recipe.retrain.paths in ("backbone", "added") and not last.is_file():
             load_backbone(retraining, recipe, domains)
     data = build_data(recipe, domains)
-    trainer = build_trainer(recipe, folder, domains, build_callbacks(recipe))
+    trainer = build_trainer(recipe, folder, domains, build_callbacks(recipe, allowed))
     data.check_ranks(trainer.world_size)
     if recipe.phase == "retrain" and "val" not in data.train_splits:
         data.check_split("val")
@@ -186,10 +190,13 @@ def _write_product(recipe: Recipe, fitted: Fitted) -> None:
         write_scores(recipe, folder, module, data, fitted.trainer, splits, best, step)
 
 
-def print_product(recipe: Recipe, folder: RunFolder, words: Sequence[str]) -> None:
+def print_product(
+    recipe: Recipe, folder: RunFolder, words: Sequence[str], allowed: Sequence[str]
+) -> None:
     """A table of what the run made, and the next command to type.
 
-    words: the command that was typed, which the next one repeats as far as it applies.
+    words: the command that was typed, which the next one repeats as far as it applies; allowed:
+    what it allowed.
     """
     architecture, scores = Architecture.read(folder.architecture_file), folder.scores()
     # as the run knew them: its data may be elsewhere by now
@@ -205,7 +212,9 @@ def print_product(recipe: Recipe, folder: RunFolder, words: Sequence[str]) -> No
         path_table(architecture, last_values(folder.metrics_file, "search/entropy")).print()
         cost_table(costs, private, "what they cost together").print()
         print(f"Architecture: {folder.architecture_file}")
-        print(f"Next: {shlex.join(['python', '-m', 'mdl.fit', *retrain_words(recipe, words)])}")
+        flags = [word for package in allowed for word in ("--allow", package)]
+        following = ["python", "-m", "mdl.fit", *retrain_words(recipe, words), *flags]
+        print(f"Next: {shlex.join(following)}")
     else:
         if scores["splits"]:
             score_table(scores["splits"], f"{recipe.name}: averaged weights").print()
