@@ -17,11 +17,12 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from mdl.assembly import build_callbacks, build_data, build_retrain, find_domains
+from mdl.assembly import build_data, build_retrain, find_domains
 from mdl.command import run_command
 from mdl.data.datamodule import MultiDomainData
 from mdl.data.domains import SPLITS
 from mdl.errors import UserError
+from mdl.recipe_callbacks import build_callbacks
 from mdl.results.decathlon_score import score_of
 from mdl.results.submission import Answers, check_answerable, write_submission
 from mdl.results.summary import score_table

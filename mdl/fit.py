@@ -23,7 +23,6 @@ import lightning as L
 
 from mdl.architectures import choose_architecture, choose_finalists
 from mdl.assembly import (
-    build_callbacks,
     build_data,
     build_finalists,
     build_retrain,
@@ -34,6 +33,7 @@ from mdl.cluster import queue_again
 from mdl.command import run_command, take_allowed
 from mdl.data.datamodule import MultiDomainData
 from mdl.recipe import Recipe, image_sizes
+from mdl.recipe_callbacks import build_callbacks
 from mdl.recipe_files import dump_recipe, load_recipe, overrides_between
 from mdl.results.chance import at_chance_in_words
 from mdl.results.costs import compare_costs

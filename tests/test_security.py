@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from mdl import compare, evaluate, fit, pack, report
-from mdl.assembly import build_callbacks
 from mdl.data.domains import Domain
 from mdl.data.shards import ShardImages
 from mdl.errors import UserError
+from mdl.recipe_callbacks import build_callbacks
 from mdl.recipe_files import load_recipe
 from tests.data.test_verify import members, rewrite
 
