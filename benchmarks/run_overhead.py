@@ -25,8 +25,9 @@ from lightning.pytorch.loops.fetchers import _PrefetchDataFetcher
 from benchmarks.bare import bare
 from benchmarks.paired import Ratio
 from mdl.architectures import choose_architecture
-from mdl.assembly import build_callbacks, build_data, build_retrain, find_domains
+from mdl.assembly import build_data, build_retrain, find_domains
 from mdl.data.transforms import BatchTransform
+from mdl.recipe_callbacks import build_callbacks
 from mdl.recipe_files import load_recipe
 from mdl.run_folder import RunFolder
 from mdl.trainer import build_loggers, build_trainer, quiet

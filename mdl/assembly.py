@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 
 from mdl.data.cache import is_address
@@ -43,9 +40,6 @@ from mdl.training.scalarization import (
     UncertaintyWeighting,
 )
 from mdl.training.search import SearchModule
-
-# dotted names of a recipe may lead to these packages only
-_PACKAGES = ("mdl", "callbacks", "lightning")
 
 
 def build_space(recipe: SpaceRecipe) -> SearchSpace:
@@ -321,43 +315,3 @@ def build_balancer(recipe: BalancingRecipe) -> Balancer | None:
         case "famo":
             return FastAdaptive(recipe.learning_rate)
     return None
-
-
-def build_callbacks(recipe: Recipe) -> list[L.Callback]:
-    """The recipe's callbacks, by dotted name. Raises UserError where one cannot be made."""
-    wanted = {name: of for name, of in recipe.callbacks.items() if of is not None}
-    built = {name: _build_callback(name, of) for name, of in wanted.items()}
-    for name, callback in built.items():
-        if getattr(callback, "sets_domain_weights", False) and recipe.balancing.method != "none":
-            raise UserError(
-                f"callbacks.{name} and balancing.method={recipe.balancing.method} would both set "
-                f"the domains' weights. Set callbacks.{name}=null, or balancing.method=none."
-            )
-    return list(built.values())
-
-
-def _build_callback(name: str, settings: Any) -> L.Callback:
-    key = f"callbacks.{name}"
-    if not isinstance(settings, dict):
-        raise UserError(f"{key} is {settings!r}; expected {{class: dotted.name, ...}} or null.")
-    arguments = dict(settings)
-    dotted = str(arguments.pop("class", ""))
-    module_name, _, class_name = dotted.rpartition(".")
-    if module_name.split(".")[0] not in _PACKAGES:
-        raise UserError(
-            f"{key}.class is '{dotted}'; expected a dotted name in "
-            f"{', '.join(_PACKAGES)}, e.g. callbacks.abdp.ABDP"
-        )
-    try:
-        factory = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{key}.class is '{dotted}', which cannot be found: {error}") from error
-    known = list(inspect.signature(factory).parameters)
-    for argument in arguments:
-        if argument not in known:
-            raise UserError(f"Unknown recipe key '{key}.{argument}'; {nearest(argument, known)}")
-    try:
-        callback: L.Callback = factory(**arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{key} cannot be made: {error}") from error
-    return callback

@@ -1,4 +1,7 @@
-"""How a command ends: errors in one sentence, exit codes. Needs the standard library alone."""
+"""How a command begins and ends: `--allow`, errors in one sentence, exit codes.
+
+Needs the standard library alone.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,22 @@ import sys
 from collections.abc import Callable, Sequence
 
 from mdl.errors import UserError
+
+
+def take_allowed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words without `--allow PACKAGE`, and the packages that it names.
+
+    Recipes reach Python code by dotted names. What they may reach beside this project's own is said
+    here, by whoever types the command; no recipe, and no file, can say it.
+    """
+    words, allowed = list(arguments), []
+    while "--allow" in words:
+        at = words.index("--allow")
+        if not words[at + 1 :] or "=" in words[at + 1] or words[at + 1].startswith("-"):
+            raise UserError("--allow names no package; expected e.g. --allow my_callbacks")
+        allowed.append(words[at + 1])
+        del words[at : at + 2]
+    return words, allowed
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> int:

@@ -1,11 +1,12 @@
 """Runs a table of methods for a list of seeds, and goes on where it stopped.
 
-    python -m mdl.compare COMPARISON.yaml [key=value ...] [--dry-run]
+    python -m mdl.compare COMPARISON.yaml [key=value ...] [--dry-run] [--allow PACKAGE]
 
 A plain key (name, seeds, workers, ...) replaces the file's; a key with a dot is a setting of every
 run, over all but those of its own row:
     python -m mdl.compare recipes/compare.yaml name=mine data.root=data/mine seeds=[0]
---dry-run shows the runs and what is done. The same command goes on after any interruption.
+--dry-run shows the runs and what is done; --allow is handed on to mdl.fit. The same command goes
+on after any interruption.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from time import strftime
 from types import FrameType
 
-from mdl.command import run_command
+from mdl.command import run_command, take_allowed
 from mdl.comparison.comparison_file import read_comparison
 from mdl.comparison.plan import Job
 from mdl.comparison.runner import Runner
@@ -27,12 +28,13 @@ from mdl.results.table import Table
 
 
 def main(arguments: Sequence[str]) -> None:
-    words = [word for word in arguments if word != "--dry-run"]
+    typed = [word for word in arguments if word != "--dry-run"]
+    words, allowed = take_allowed(typed)
     if not words or "-h" in words or "--help" in words:
         print(__doc__)
         return
-    command = shlex.join(["python", "-m", "mdl.compare", *words])
-    runner = Runner(read_comparison(words), tell, command)
+    command = shlex.join(["python", "-m", "mdl.compare", *typed])
+    runner = Runner(read_comparison(words), tell, command, allowed)
     if "--dry-run" in arguments:
         plan_table(runner).print()
         print(runner.state())

@@ -3,6 +3,7 @@
     python -m mdl.fit recipes/mpnas_search.yaml [MORE.yaml ...] [key=value ...]
     python -m mdl.fit recipes/mpnas_retrain.yaml
     python -m mdl.fit RECIPE --print-recipe      shows the resolved recipe and ends
+    python -m mdl.fit RECIPE --allow PACKAGE     lets recipes name callbacks of a package of yours
 
 The same command goes on where a run stopped; a finished run says so. Exit status: 0 when the work
 is done, 2 for what the user can mend, 75 when SIGTERM or SIGUSR1 ended it between two steps.
@@ -22,7 +23,6 @@ import lightning as L
 
 from mdl.architectures import choose_architecture, choose_finalists
 from mdl.assembly import (
-    build_callbacks,
     build_data,
     build_finalists,
     build_retrain,
@@ -30,17 +30,17 @@ from mdl.assembly import (
     find_domains,
 )
 from mdl.cluster import queue_again
-from mdl.command import run_command
+from mdl.command import run_command, take_allowed
 from mdl.data.datamodule import MultiDomainData
 from mdl.recipe import Recipe, image_sizes
+from mdl.recipe_callbacks import build_callbacks
 from mdl.recipe_files import dump_recipe, load_recipe, overrides_between
 from mdl.results.chance import at_chance_in_words
 from mdl.results.costs import compare_costs
-from mdl.results.dashboard import finish as finish_dashboard
-from mdl.results.dashboard import log_pictures
 from mdl.results.decathlon_score import score_of
 from mdl.results.metrics import last_values
 from mdl.results.summary import addition_in_words, cost_table, path_table, score_table
+from mdl.results.wandb_run import close_wandb
 from mdl.run_folder import RunFolder
 from mdl.scoring import choose_checkpoint, scored_splits, write_scores
 from mdl.space.architecture import Architecture
@@ -67,7 +67,7 @@ class Fitted:
 
 
 def main(arguments: Sequence[str]) -> None:
-    words = [word for word in arguments if word != "--print-recipe"]
+    words, allowed = take_allowed([word for word in arguments if word != "--print-recipe"])
     if not words or "-h" in words or "--help" in words:
         print(__doc__)
         return
@@ -80,18 +80,21 @@ def main(arguments: Sequence[str]) -> None:
     if folder.is_finished(recipe.phase, recipe.trainer.max_steps):
         done = folder.finished_steps(recipe.phase)
         print(f"{folder.path} is finished: {done} steps. Nothing to do.")
-        print_product(recipe, folder, words)
+        print_product(recipe, folder, words, allowed)
         return
     try:
-        fitted = fit(recipe, folder)
+        fitted = fit(recipe, folder, allowed)
     except RunStopped as stopped:
         _go_on_later(folder, stopped)
     if fitted.trainer.is_global_zero:
-        print_product(recipe, folder, words)
+        print_product(recipe, folder, words, allowed)
 
 
-def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
-    """Trains from the last checkpoint, or from the beginning, to the products of the phase."""
+def fit(recipe: Recipe, folder: RunFolder, allowed: Sequence[str] = ()) -> Fitted:
+    """Trains from the last checkpoint, or from the beginning, to the products of the phase.
+
+    allowed: packages of the user whose callbacks the recipe may name.
+    """
     domains = find_domains(recipe)
     L.seed_everything(recipe.seed, workers=True, verbose=False)
     last = folder.checkpoints_dir / LAST
@@ -117,7 +120,7 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
         if recipe.retrain.paths in ("backbone", "added") and not last.is_file():
             load_backbone(retraining, recipe, domains)
     data = build_data(recipe, domains)
-    trainer = build_trainer(recipe, folder, domains, build_callbacks(recipe))
+    trainer = build_trainer(recipe, folder, domains, build_callbacks(recipe, allowed))
     data.check_ranks(trainer.world_size)
     if recipe.phase == "retrain" and "val" not in data.train_splits:
         data.check_split("val")
@@ -137,8 +140,10 @@ def fit(recipe: Recipe, folder: RunFolder) -> Fitted:
     try:
         _train(fitted, last if last.is_file() else None)
         _write_product(recipe, fitted)
-    finally:
-        finish_dashboard(trainer.loggers)
+    except BaseException:
+        close_wandb(trainer.loggers, whole=False)
+        raise
+    close_wandb(trainer.loggers, whole=True, architecture=folder.architecture_file)
     return fitted
 
 
@@ -180,17 +185,19 @@ def _write_product(recipe: Recipe, fitted: Fitted) -> None:
         architecture = module.architecture(source)
         if fitted.trainer.is_global_zero:
             architecture.write(folder.architecture_file)
-            log_pictures(fitted.trainer.loggers, architecture)
     elif isinstance(module, RetrainModule):
         splits, best = scored_splits(data.domains, data.train_splits), choose_checkpoint(folder)
         step = fitted.trainer.global_step
         write_scores(recipe, folder, module, data, fitted.trainer, splits, best, step)
 
 
-def print_product(recipe: Recipe, folder: RunFolder, words: Sequence[str]) -> None:
+def print_product(
+    recipe: Recipe, folder: RunFolder, words: Sequence[str], allowed: Sequence[str]
+) -> None:
     """A table of what the run made, and the next command to type.
 
-    words: the command that was typed, which the next one repeats as far as it applies.
+    words: the command that was typed, which the next one repeats as far as it applies; allowed:
+    what it allowed.
     """
     architecture, scores = Architecture.read(folder.architecture_file), folder.scores()
     # as the run knew them: its data may be elsewhere by now
@@ -206,7 +213,9 @@ def print_product(recipe: Recipe, folder: RunFolder, words: Sequence[str]) -> No
         path_table(architecture, last_values(folder.metrics_file, "search/entropy")).print()
         cost_table(costs, private, "what they cost together").print()
         print(f"Architecture: {folder.architecture_file}")
-        print(f"Next: {shlex.join(['python', '-m', 'mdl.fit', *retrain_words(recipe, words)])}")
+        flags = [word for package in allowed for word in ("--allow", package)]
+        following = ["python", "-m", "mdl.fit", *retrain_words(recipe, words), *flags]
+        print(f"Next: {shlex.join(following)}")
     else:
         if scores["splits"]:
             score_table(scores["splits"], f"{recipe.name}: averaged weights").print()

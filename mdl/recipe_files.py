@@ -149,7 +149,8 @@ def _read(file: Path) -> DictConfig:
     try:
         content = OmegaConf.load(file)
     except (YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{file} is no YAML that can be read: {error}") from error
+        said = " ".join(str(error).split())
+        raise UserError(f"{file} is no YAML that can be read: {said}") from error
     if not isinstance(content, DictConfig):
         raise UserError(f"{file} holds a list; expected 'key: value' pairs.")
     return content
@@ -159,7 +160,8 @@ def _parse(override: str) -> DictConfig:
     try:
         return OmegaConf.from_dotlist([override])
     except (YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"The override '{override}' cannot be read: {error}") from error
+        said = " ".join(str(error).split())
+        raise UserError(f"The override '{override}' cannot be read: {said}") from error
 
 
 def _merge(merged: DictConfig, part: DictConfig, origin: str) -> DictConfig:

@@ -2,6 +2,7 @@
 
     python -m mdl.report RUN [RUN ...] [--pair DOMAIN DOMAIN]
     python -m mdl.report COMPARISON [--pair DOMAIN DOMAIN]
+    python -m mdl.report RUN [RUN ...] --wandb     sends W&B what it lacks of them, and ends
 
 RUN is the run folder of a search or a retraining, e.g. runs/mpnas_retrain; a retraining's search is
 shown too. COMPARISON is the folder of a comparison, e.g. runs/miniature, finished or not. Writes
@@ -32,6 +33,10 @@ from mdl.whole_files import write_text
 
 def main(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
+    if options.wandb:
+        for path in options.runs:
+            print(send_to_wandb(path))
+        return
     comparisons = [path for path in options.runs if (path / RECORD).is_file()]
     if comparisons and len(options.runs) > 1:
         raise UserError(f"{comparisons[0]} is a comparison, which is reported by itself.")
@@ -65,6 +70,35 @@ def report_comparison(folder: ComparisonFolder, pair: Sequence[str] | None) -> l
     for remark in compared.missing:
         print(remark)
     return files
+
+
+def send_to_wandb(path: Path) -> str:
+    """Sends W&B the steps of a run that it lacks; says how many, and where they are.
+
+    Raises UserError where there is no service to send them to.
+    """
+    # here, as no other report needs them and they take seconds to import
+    from mdl.results.wandb_run import choose_mode
+    from mdl.trainer import open_wandb
+
+    folder = RunFolder.find(path)
+    if (mode := choose_mode("auto")) != "online":
+        raise UserError(
+            f"{path} cannot be sent to W&B: its mode is {mode}. Log in (wandb login, or "
+            "WANDB_API_KEY) and set WANDB_MODE=online."
+        )
+    recipe = folder.recipe()
+    is_finished = folder.finished_steps(recipe.phase) >= recipe.trainer.max_steps
+    run = open_wandb(recipe, folder, mode, strict=True)
+    try:
+        url = run.experiment.url
+        run.close(is_finished, folder.architecture_file)
+    except Exception as error:  # of W&B, its process or the network: many kinds
+        raise UserError(
+            f"W&B did not take all of {path}: {str(error).splitlines()[0]}. Nothing is lost: "
+            "the same command sends what is missing."
+        ) from error
+    return f"{path}: {run.sent} steps sent, now whole at {url}"
 
 
 def write_page(page: Page, folder: RunFolder | ComparisonFolder) -> list[Path]:
@@ -104,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--pair", nargs=2, metavar="DOMAIN")
+    parser.add_argument("--wandb", action="store_true")
     return parser
 
 

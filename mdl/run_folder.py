@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from mdl.errors import UserError
 from mdl.recipe import Recipe
@@ -151,7 +153,15 @@ class RunFolder:
         return folder
 
     def recipe(self) -> Recipe:
-        merged = OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.load(self.recipe_file))
+        """Raises UserError where the file is damaged, or was written by something else."""
+        try:
+            content = OmegaConf.load(self.recipe_file)
+            merged = OmegaConf.merge(OmegaConf.structured(Recipe), content)
+        except (YAMLError, OmegaConfBaseException) as error:
+            raise UserError(
+                f"{self.recipe_file} cannot be read as a run's recipe: "
+                f"{' '.join(str(error).split())}. Restore it, or start a new run with name=..."
+            ) from error
         recipe: Any = OmegaConf.to_object(merged)
         assert isinstance(recipe, Recipe)
         return recipe

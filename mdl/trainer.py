@@ -18,8 +18,8 @@ from mdl.cluster import check_launch
 from mdl.data.domains import Domain
 from mdl.errors import UserError
 from mdl.recipe import Recipe
-from mdl.results.dashboard import wandb_logger
 from mdl.results.metrics_logger import MetricsFile
+from mdl.results.wandb_run import WandbRun, choose_mode
 from mdl.run_folder import RunFolder, identity
 from mdl.training.checkpoints import AtomicCheckpointIO, Checkpoints
 from mdl.training.ranks import PathsStrategy
@@ -105,9 +105,17 @@ _START_METHODS: dict[str, Any] = {
 
 
 def build_loggers(recipe: Recipe, folder: RunFolder, last_step: int) -> list[Logger]:
+    """The metrics file, and W&B, which follows it."""
     loggers: list[Logger] = [MetricsFile(folder.metrics_file, last_step)]
-    wandb = wandb_logger(folder.path, recipe.name, recipe.wandb.project, recipe.wandb.mode)
-    return loggers if wandb is None else [*loggers, wandb]
+    if (mode := choose_mode(recipe.wandb.mode)) == "disabled":
+        return loggers
+    return [*loggers, open_wandb(recipe, folder, mode)]
+
+
+def open_wandb(recipe: Recipe, folder: RunFolder, mode: str, strict: bool = False) -> WandbRun:
+    """The W&B run of a run folder; see `WandbRun`."""
+    project = recipe.wandb.project
+    return WandbRun(folder.path, folder.metrics_file, recipe.name, project, mode, strict)
 
 
 def quiet() -> None:

@@ -392,14 +392,14 @@ def test_one_controller_for_all_ends_in_one_path(small_run: list[str]) -> None:
 def test_metrics_file_and_offline_wandb_hold_the_same_keys(
     small_run: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.results.offline_wandb import read_offline_run
+    from tests.results.offline_wandb import read_offline_rows
 
     monkeypatch.delenv("WANDB_MODE")
     fit.main([SEARCH, *small_run, "wandb.mode=offline"])
     run = run_of(small_run, "mpnas_search")
     names = {"birds", "cars", "types", "mean"}
     in_file = {key for line in metrics(run) for key in line if key.split("/")[-1] in names}
-    in_wandb = read_offline_run(run)
+    in_wandb = {key for row in read_offline_rows(run).values() for key in row}
     assert in_file == {key for key in in_wandb if key.split("/")[-1] in names}
     assert {"train/loss/birds", "search/entropy/mean"} <= in_file
     assert any(key.startswith("architecture/path_map") for key in in_wandb)

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from mdl.assembly import build_callbacks, build_space
+from mdl.assembly import build_space
 from mdl.errors import UserError
+from mdl.recipe_callbacks import build_callbacks
 from mdl.recipe_files import dump_recipe, load_recipe
 
 SEARCH, RETRAIN = "recipes/mpnas_search.yaml", "recipes/mpnas_retrain.yaml"

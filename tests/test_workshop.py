@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 PROJECT = tomllib.loads(Path("pyproject.toml").read_text())
 
@@ -34,7 +35,21 @@ def test_every_dependency_is_pinned_and_every_pin_is_allowed() -> None:
     project = PROJECT["project"]
     for requirement in project["dependencies"] + project["optional-dependencies"]["dev"]:
         assert named(requirement).lower() in normal, requirement
-    assert normal["lightning"] not in ("2.6.2", "2.6.3")  # these carried malicious code
+
+
+def test_releases_of_lightning_with_malicious_code_cannot_be_installed() -> None:
+    (lightning,) = (
+        Requirement(of) for of in PROJECT["project"]["dependencies"] if named(of) == "lightning"
+    )
+    for version in ("2.6.2", "2.6.3"):
+        assert not lightning.specifier.contains(version)
+    assert lightning.specifier.contains("2.6.6")
+    # what pip and conda are told to install besides is held to the same
+    pins = Path("constraints.txt").read_text().splitlines()
+    assert "lightning==2.6.6" in pins
+    others = [of for group in PROJECT["project"]["optional-dependencies"].values() for of in group]
+    environment = Path("environment.yml").read_text()
+    assert not any("lightning" in text for text in (*others, environment))
 
 
 def test_no_registry_and_no_local_build_is_named() -> None:

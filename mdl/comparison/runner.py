@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from time import monotonic, sleep
 from typing import IO, Any
@@ -28,11 +28,19 @@ class Runner:
     """A comparison at work.
 
     tell: takes each line that is to be shown. command: what to type to go on; kept in the record.
+    allowed: packages of the user whose callbacks the rows may name.
     Raises UserError where a setting is refused, or where a run has begun with other settings.
     """
 
-    def __init__(self, comparison: Comparison, tell: Callable[[str], None], command: str) -> None:
+    def __init__(
+        self,
+        comparison: Comparison,
+        tell: Callable[[str], None],
+        command: str,
+        allowed: Sequence[str] = (),
+    ) -> None:
         self.comparison, self.tell, self.command = comparison, tell, command
+        self._flags = [word for package in allowed for word in ("--allow", package)]
         self.folder = ComparisonFolder(comparison.folder)
         # of each job, over all of its starts
         self.seconds: dict[str, float] = self.folder.record().get("seconds", {})
@@ -136,7 +144,7 @@ class Runner:
             at, log = folder.recorded_step(), self.folder.log_file(job.name)
             self._first_steps[job.name] = at
             self._running[job.name] = Training(
-                job.words, log, self.comparison.threads, lock.fileno()
+                [*job.words, *self._flags], log, self.comparison.threads, lock.fileno()
             )
             note_processes(lock, [os.getpid(), *(of.pid for of in self._running.values())])
             self.tell(f"{job.name}: " + (f"goes on at step {at}" if at else "started"))

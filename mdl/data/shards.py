@@ -185,7 +185,14 @@ class ShardImages:
                 f"The index {file} does not match the checksum in domain.json. "
                 "Pack the domain again."
             )
-        rows: Rows = np.load(io.BytesIO(content), allow_pickle=False)
+        try:
+            rows: Rows = np.load(io.BytesIO(content), allow_pickle=False)
+            if rows.dtype != ROW:
+                raise ValueError(f"it has the columns {rows.dtype}")
+        except ValueError as error:  # pickled objects among them
+            raise UserError(
+                f"{file} is no index of images ({error}). Pack the domain again."
+            ) from error
         if len(rows) != split.images:
             raise UserError(
                 f"The index {file} has {len(rows)} images, domain.json says "

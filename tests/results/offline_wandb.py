@@ -1,8 +1,10 @@
 """Reads what an offline W&B run holds."""
 
+import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from wandb.proto import wandb_internal_pb2
 
@@ -11,16 +13,20 @@ HEADER = struct.Struct("<IHB")
 FULL, LAST = 1, 4
 
 
-def read_offline_run(run: Path) -> set[str]:
-    """The keys of all history records below a run folder."""
-    keys: set[str] = set()
-    for file in run.glob("wandb/offline-run-*/*.wandb"):
-        for data in _records(file.read_bytes()):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            for item in record.history.item:
-                keys.add(item.key or "/".join(item.nested_key))
-    return keys
+def read_offline_rows(run: Path) -> dict[int, dict[str, Any]]:
+    """Step -> what the newest offline folder below a run folder holds of it, pictures included."""
+    newest = max(run.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns)
+    rows: dict[int, dict[str, Any]] = {}
+    for data in _records(newest.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.HasField("history"):
+            items = record.history.item
+            row = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
+            step = row.pop("_step", record.history.step.num)
+            assert step not in rows
+            rows[step] = {k: v for k, v in row.items() if not k.startswith(("_", "trainer/"))}
+    return rows
 
 
 def _records(content: bytes) -> Iterator[bytes]:

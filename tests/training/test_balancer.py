@@ -15,10 +15,11 @@ import pytest
 import torch
 
 from mdl import fit
-from mdl.assembly import build_balancer, build_callbacks
+from mdl.assembly import build_balancer
 from mdl.data.transforms import Batch
 from mdl.errors import UserError
 from mdl.recipe import BalancingRecipe
+from mdl.recipe_callbacks import build_callbacks
 from mdl.recipe_files import load_recipe
 from mdl.space.search_space import SearchSpace
 from mdl.training.base import MultiDomainModule
