@@ -10,6 +10,8 @@ import torch
 
 from mdl.errors import OwnError, ProcessLost
 from mdl.recipe import Recipe
+from mdl.training.ranks import WatchedStrategy
+from mdl.training.stop_signal import RunStopped
 
 _GOES_ON = "The same command goes on from the last checkpoint."
 
@@ -27,23 +29,35 @@ class ErrorStage(L.Callback):
 
 @contextmanager
 def faults_told(trainer: L.Trainer, recipe: Recipe) -> Iterator[None]:
-    """Raises OwnError where memory is used up, ProcessLost where a decoding process is gone.
+    """Raises OwnError where memory is used up, ProcessLost where a process is gone.
 
     In place of what torch raises then, which says neither at which step nor what to do.
     trainer: one with an `ErrorStage`.
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
-        if (worker := _lost_worker(error)) is not None:
-            raise ProcessLost(
-                f"At step {trainer.global_step} a decoding process was lost: {worker}. Mostly the "
-                f"system ended it for want of memory. {_GOES_ON} With a lower data.workers it "
-                "needs less memory."
-            ) from error
-        if _out_of_memory(error):
-            raise OwnError(_memory_told(error, trainer, recipe)) from error
-        raise
+    except RunStopped:
+        raise  # all ranks agreed on it
+    except Exception as error:
+        told = _told(error, trainer, recipe)
+        if isinstance(trainer.strategy, WatchedStrategy):
+            told = trainer.strategy.lost or told
+            trainer.strategy.say_ended(told or error)
+        if told is None:
+            raise
+        raise told from error
+
+
+def _told(error: Exception, trainer: L.Trainer, recipe: Recipe) -> BaseException | None:
+    if (worker := _lost_worker(error)) is not None:
+        return ProcessLost(
+            f"At step {trainer.global_step} a decoding process was lost: {worker}. Mostly the "
+            f"system ended it for want of memory. {_GOES_ON} With a lower data.workers it needs "
+            "less memory."
+        )
+    if _out_of_memory(error):
+        return OwnError(_memory_told(error, trainer, recipe))
+    return None
 
 
 def _lost_worker(error: BaseException) -> str | None:

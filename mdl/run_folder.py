@@ -36,6 +36,7 @@ _FREE = {
     "trainer.num_nodes",
     "trainer.strategy",
     "trainer.threads",
+    "trainer.timeout",
 }
 
 _LAST_RECORDS = 2**17  # bytes, of the end of the metrics file, that hold whole records

@@ -344,3 +344,39 @@ def test_memory_that_is_used_up_in_evaluation_names_what_changes_no_result(
         told = r"step 4, evaluating 64 images of each domain .* Lower data.evaluation_batch_size"
         with pytest.raises(OwnError, match=told):
             fit.main(words_for(RETRAIN, packed, tmp_path))
+
+
+def poisoned_at(step: int) -> pytest.MonkeyPatch:
+    """Makes the loss of 'cars' no number, once."""
+    original, happened = MultiDomainModule.losses, []
+
+    def losses(self: MultiDomainModule, logits: Any, batch: Any) -> torch.Tensor:
+        found = original(self, logits, batch)
+        if self.global_step == step and not happened:
+            happened.append(step)
+            return found * torch.tensor([1.0, float("nan"), 1.0])
+        return found
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(MultiDomainModule, "losses", losses)
+    return patch
+
+
+@pytest.mark.parametrize("phase", ["search", "retraining", "finalists"])
+def test_a_domain_that_is_not_finite_is_named_and_the_run_goes_on_from_before(
+    unbroken: Callable[[str], Path], packed: Path, tmp_path: Path, phase: str
+) -> None:
+    recipe = RETRAIN if phase == "retraining" else SEARCH
+    words, run = words_for(recipe, packed, tmp_path), tmp_path / "it"
+    if phase == "finalists":
+        file = unbroken(SEARCH) / "checkpoints" / "last.ckpt"
+        words += ["search.finalists=2", f"search.controllers_file={file}", "callbacks.abdp=null"]
+    patch = poisoned_at(5)
+    with pytest.raises(UserError, match="loss of domain 'cars' was not finite at step 5. The last"):
+        fit.main(words)
+    patch.undo()
+    assert step_of(run) == (4 if phase == "retraining" else 3)
+    assert all(value.isfinite().all() for value in weights(run).values())
+    if phase != "finalists":
+        fit.main(words)
+        assert_same_end(run, unbroken(recipe))
