@@ -181,6 +181,7 @@ def test_a_limit_on_files_ends_the_run_as_a_full_disk_does(
     with no_file_above(30_000), pytest.raises(UserError, match=told):
         fit.main(words)
     assert step_of(run) == step
+    assert not list(run.rglob(".*partial*"))
     fit.main(words)
     assert_same_end(run, unbroken(recipe))
 
