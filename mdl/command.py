@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from mdl.errors import UserError
+from mdl.errors import OwnError, ProcessLost, UserError
 
 
 def take_allowed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -29,13 +29,17 @@ def take_allowed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> int:
-    """Runs a command: 0 when its work is done, 2 for what the user can mend."""
+    """Runs a command: 0 when its work is done, 2 for what the user can mend, 1 for what broke."""
     try:
         main(sys.argv[1:])
     except UserError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # once, however many processes say it
+        # once, however many processes say it
+        if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, OwnError):
             print(f"error: {error}", file=sys.stderr)
         return 2
+    except ProcessLost as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(
             "stopped; the same command goes on from the last checkpoint, if there is one",

@@ -8,6 +8,17 @@ class UserError(ValueError):
     """
 
 
+class OwnError(UserError):
+    """A UserError of one process of several: the others do not say it."""
+
+
+class ProcessLost(RuntimeError):
+    """A process that a run needs ended, or no longer answers: nobody's mistake.
+
+    The commands print its one sentence and exit with status 1: starting again may do.
+    """
+
+
 def nearest(word: str, known: list[str]) -> str:
     """A hint for a misspelt word: the nearest of the known ones, or all of them."""
     from difflib import get_close_matches

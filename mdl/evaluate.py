@@ -22,6 +22,7 @@ from mdl.command import run_command
 from mdl.data.datamodule import MultiDomainData
 from mdl.data.domains import SPLITS
 from mdl.errors import UserError
+from mdl.faults import ErrorStage, faults_told
 from mdl.recipe_callbacks import build_callbacks
 from mdl.results.decathlon_score import score_of
 from mdl.results.submission import Answers, check_answerable, write_submission
@@ -67,13 +68,14 @@ def main(arguments: Sequence[str]) -> None:
         accelerator=recipe.trainer.accelerator,
         devices=1,  # exactly one: every image counts once, whatever the training ran on
         precision=recipe.trainer.precision,  # type: ignore[arg-type]
-        callbacks=build_callbacks(recipe, options.allow),
+        callbacks=[*build_callbacks(recipe, options.allow), ErrorStage()],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    scores = write_scores(recipe, folder, module, data, trainer, [options.split], checkpoint)
+    with faults_told(trainer, recipe):
+        scores = write_scores(recipe, folder, module, data, trainer, [options.split], checkpoint)
     score_table(scores, f"{recipe.name}, {checkpoint}").print()
     if (points := score_of(scores[options.split]["accuracy"])) is not None:
         print(f"Decathlon score S on {options.split}: {points:.0f}")

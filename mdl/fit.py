@@ -6,7 +6,8 @@
     python -m mdl.fit RECIPE --allow PACKAGE     lets recipes name callbacks of a package of yours
 
 The same command goes on where a run stopped; a finished run says so. Exit status: 0 when the work
-is done, 2 for what the user can mend, 75 when SIGTERM or SIGUSR1 ended it between two steps.
+is done, 1 where a process was lost, 2 for what the user can mend, 75 when SIGTERM or SIGUSR1 ended
+it between two steps.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from mdl.assembly import (
 from mdl.cluster import queue_again
 from mdl.command import run_command, take_allowed
 from mdl.data.datamodule import MultiDomainData
+from mdl.faults import ErrorStage, faults_told
+from mdl.going_on import last_saved
 from mdl.recipe import Recipe, image_sizes
 from mdl.recipe_callbacks import build_callbacks
 from mdl.recipe_files import dump_recipe, load_recipe, overrides_between
@@ -46,12 +49,11 @@ from mdl.scoring import choose_checkpoint, scored_splits, write_scores
 from mdl.space.architecture import Architecture
 from mdl.trainer import build_loggers, build_trainer, quiet
 from mdl.training.base import MultiDomainModule
-from mdl.training.checkpoints import LAST
 from mdl.training.finalists import FinalistsModule
 from mdl.training.retrain import RetrainModule
 from mdl.training.search import SearchModule
 from mdl.training.stop_signal import RunStopped
-from mdl.weights import load_backbone, load_reused, load_supernet, read_checkpoint
+from mdl.weights import load_backbone, load_reused, load_supernet
 
 STOPPED = 75  # exit status of a run that was told to stop and can go on (sysexits' EX_TEMPFAIL)
 
@@ -97,7 +99,7 @@ def fit(recipe: Recipe, folder: RunFolder, allowed: Sequence[str] = ()) -> Fitte
     """
     domains = find_domains(recipe)
     L.seed_everything(recipe.seed, workers=True, verbose=False)
-    last = folder.checkpoints_dir / LAST
+    saved = last_saved(folder, recipe, domains)
     module: MultiDomainModule
     finalists: list[Architecture] = []
     if recipe.phase == "search" and recipe.search.finalists is not None:
@@ -107,9 +109,9 @@ def fit(recipe: Recipe, folder: RunFolder, allowed: Sequence[str] = ()) -> Fitte
     elif recipe.phase == "search":
         module = build_search(recipe, domains)
         # once: a run's own checkpoint carries it
-        if recipe.search.supernet_file is not None and not last.is_file():
+        if recipe.search.supernet_file is not None and saved is None:
             load_supernet(module, recipe, domains)
-        if recipe.search.backbone_file is not None and not last.is_file():
+        if recipe.search.backbone_file is not None and saved is None:
             load_reused(module, recipe, domains)
     else:
         # its own copy once it has begun: the search's may have been searched again since
@@ -117,10 +119,11 @@ def fit(recipe: Recipe, folder: RunFolder, allowed: Sequence[str] = ()) -> Fitte
         known = own.is_file() and folder.has_begun
         architecture = Architecture.read(own) if known else choose_architecture(recipe, domains)
         module = retraining = build_retrain(recipe, domains, architecture)
-        if recipe.retrain.paths in ("backbone", "added") and not last.is_file():
+        if recipe.retrain.paths in ("backbone", "added") and saved is None:
             load_backbone(retraining, recipe, domains)
     data = build_data(recipe, domains)
-    trainer = build_trainer(recipe, folder, domains, build_callbacks(recipe, allowed))
+    callbacks = [*build_callbacks(recipe, allowed), ErrorStage()]
+    trainer = build_trainer(recipe, folder, domains, callbacks)
     data.check_ranks(trainer.world_size)
     if recipe.phase == "retrain" and "val" not in data.train_splits:
         data.check_split("val")
@@ -130,16 +133,15 @@ def fit(recipe: Recipe, folder: RunFolder, allowed: Sequence[str] = ()) -> Fitte
         architecture.write(folder.architecture_file)
     if finalists and not folder.has_begun:
         folder.write_finalists(finalists)
-    last_step = 0
-    if last.is_file():
-        last_step = read_checkpoint(last, recipe, domains, to_go_on=True)["global_step"]
-        if trainer.is_global_zero:
-            print(f"{folder.path} goes on at step {last_step}")
-    trainer.loggers = build_loggers(recipe, folder, last_step)
+    if saved is not None and trainer.is_global_zero:
+        saved.set_damaged_aside()
+        print(saved.in_words(folder.path))
+    trainer.loggers = build_loggers(recipe, folder, 0 if saved is None else saved.step)
     fitted = Fitted(folder, module, data, trainer)
     try:
-        _train(fitted, last if last.is_file() else None)
-        _write_product(recipe, fitted)
+        with faults_told(trainer, recipe):
+            _train(fitted, None if saved is None else saved.file)
+            _write_product(recipe, fitted)
     except BaseException:
         close_wandb(trainer.loggers, whole=False)
         raise

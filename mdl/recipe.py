@@ -188,6 +188,7 @@ class TrainerRecipe:
     devices: Any = 1  # a number, a list, or "auto"
     num_nodes: int = 1
     strategy: str = "auto"
+    timeout: float = 30.0  # minutes that ranks wait for one that does not go on; then all end
     precision: str = "32-true"  # or bf16-mixed
     compile: bool = False  # the retrained network; minutes at the start of a run
     threads: int | None = None  # of the CPU; null: as torch finds best

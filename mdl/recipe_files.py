@@ -53,6 +53,7 @@ _POSITIVE = (
     "trainer.max_steps",
     "trainer.validation_interval",
     "trainer.checkpoint_interval",
+    "trainer.timeout",
     "trainer.record_interval",
     "optimizer.learning_rate",
     "balancing.learning_rate",

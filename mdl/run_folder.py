@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -20,7 +21,7 @@ from mdl.errors import UserError
 from mdl.recipe import Recipe
 from mdl.recipe_files import dump_recipe
 from mdl.space.architecture import Architecture
-from mdl.whole_files import write_text
+from mdl.whole_files import disk_faults_told, write_text
 
 RECIPE = "recipe.yaml"
 # may differ between two starts of one run: where and how fast, not what
@@ -37,6 +38,7 @@ _FREE = {
     "trainer.num_nodes",
     "trainer.strategy",
     "trainer.threads",
+    "trainer.timeout",
 }
 
 _LAST_RECORDS = 2**17  # bytes, of the end of the metrics file, that hold whole records
@@ -120,10 +122,15 @@ class RunFolder:
         return folder
 
     def claim(self, recipe: Recipe) -> None:
-        """Makes the folder this recipe's. To be called once the recipe has proved itself."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Makes the folder this recipe's. To be called once the recipe has proved itself.
+
+        Raises UserError where it may not be written, or its disk is full: before any training.
+        """
         write_text(self.recipe_file, dump_recipe(recipe))
-        self.checkpoints_dir.mkdir(exist_ok=True)
+        with disk_faults_told(self.checkpoints_dir):
+            self.checkpoints_dir.mkdir(exist_ok=True)
+            with TemporaryFile(dir=self.checkpoints_dir):
+                pass
 
     @classmethod
     def find(cls, path: Path) -> RunFolder:

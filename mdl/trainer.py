@@ -17,12 +17,12 @@ from lightning.pytorch.loggers import Logger
 from mdl.cluster import check_launch
 from mdl.data.domains import Domain
 from mdl.errors import UserError
-from mdl.recipe import Recipe
+from mdl.recipe import Recipe, TrainerRecipe
 from mdl.results.metrics_logger import MetricsFile
 from mdl.results.wandb_run import WandbRun, choose_mode
 from mdl.run_folder import RunFolder, identity
 from mdl.training.checkpoints import AtomicCheckpointIO, Checkpoints
-from mdl.training.ranks import PathsStrategy
+from mdl.training.ranks import PathsStrategy, WatchedStrategy
 from mdl.training.stop_signal import StopSignal
 
 
@@ -84,16 +84,25 @@ def build_trainer(
 
 
 def _strategy(recipe: Recipe) -> Any:
-    """Lightning's own for a retraining; for a search on several devices, one of ours."""
+    """Lightning's own on one device; on several, ours, which for a search takes its own paths."""
     trainer = recipe.trainer
-    if recipe.phase != "search" or (trainer.devices == 1 and trainer.num_nodes == 1):
+    if trainer.num_nodes == 1 and _one_device(trainer):
         return trainer.strategy
-    if trainer.strategy not in _START_METHODS:
+    if trainer.strategy in _START_METHODS:
+        ours = PathsStrategy if recipe.phase == "search" else WatchedStrategy
+        return ours(trainer.timeout, start_method=_START_METHODS[trainer.strategy])
+    if recipe.phase == "search":
         raise UserError(
             f"trainer.strategy is {trainer.strategy}; a search on several devices has one of "
             f"{', '.join(_START_METHODS)}: it takes other paths at every step."
         )
-    return PathsStrategy(start_method=_START_METHODS[trainer.strategy])
+    return trainer.strategy
+
+
+def _one_device(trainer: TrainerRecipe) -> bool:
+    if trainer.devices in ("auto", -1, "-1"):
+        return trainer.accelerator == "cpu" or torch.cuda.device_count() < 2
+    return (len(trainer.devices) if isinstance(trainer.devices, list) else trainer.devices) == 1
 
 
 _START_METHODS: dict[str, Any] = {

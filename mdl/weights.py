@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mdl.data.domains import Domain
@@ -19,19 +18,28 @@ from mdl.recipe_files import overrides_between
 from mdl.run_folder import RunFolder, identity
 from mdl.space.architecture import Architecture
 from mdl.training.base import MultiDomainModule
+from mdl.training.checkpoints import BEST, LAST, PREVIOUS, read_whole
 from mdl.training.retrain import RetrainModule
 from mdl.training.search import SearchModule
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint that cannot be read; why, in words."""
+
+    def __init__(self, file: Path, why: str, remedy: str) -> None:
+        super().__init__(f"{file} cannot be read as a checkpoint: {why}. {remedy}")
+        self.file, self.why = file, why
 
 
 def read_checkpoint(
     file: Path, recipe: Recipe, domains: Mapping[str, Domain], to_go_on: bool = False
 ) -> dict[str, Any]:
-    """Raises UserError where the file is damaged, or belongs to another run or other classes.
+    """Raises UserError where the file belongs to another run or other classes.
 
+    And DamagedCheckpoint where it cannot be read.
     to_go_on: whether the run goes on from it, and so has to be given the same images too.
     """
-    remedy = "Remove it to start this run from the beginning, or start a new one with name=..."
-    content = _read(file, recipe, remedy)
+    content = _read(file, recipe, _REMEDIES.get(file.name, _REMEDY))
     data = content["data"]
     if list(data) != list(domains):
         raise UserError(
@@ -240,19 +248,28 @@ def _averaged_network(
     return network
 
 
+_REMEDY = "Restore it from a copy."
+_REMEDIES = {
+    LAST: f"Restore it from a copy, or copy {PREVIOUS} over it, which is the one before.",
+    BEST: f"Restore it from a copy, or move it away to have {LAST} taken in its place.",
+}
+
+
 def _read(file: Path, recipe: Recipe, remedy: str) -> dict[str, Any]:
-    """Raises UserError where the file is damaged, or of another recipe's run."""
+    """Raises DamagedCheckpoint, or UserError where the file is of another recipe's run."""
     try:
-        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        content = read_whole(file)
         owner, _ = content["run"], content["data"]
-    except Exception as error:  # torch raises many kinds on damaged files
-        raise UserError(
-            f"{file} cannot be read as a checkpoint: {type(error).__name__}: "
-            f"{str(error).splitlines()[0]}. {remedy}"
-        ) from error
+    except PermissionError as error:
+        raise UserError(f"{file} may not be read by you. Give it back its permissions.") from error
+    except Exception as error:  # zipfile and torch raise many kinds on damaged files
+        words = str(error).splitlines() or [""]
+        why = f"{type(error).__name__}: {words[0].rstrip('.')}"
+        raise DamagedCheckpoint(file, why, remedy) from error
     if owner != identity(recipe):
         raise UserError(
             f"{file} is a checkpoint of another run: its recipe has the fingerprint {owner}, that "
-            f"of its folder {identity(recipe)}. {remedy}"
+            f"of its folder {identity(recipe)}. Give the folder back its own, or start a new run "
+            "with name=..."
         )
     return content

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from mdl.errors import UserError
+
+# EFBIG: of a limit on the size of a process's files
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def write_whole(file: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` write a file beside the wanted one, then renames it; its folder is made."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Lets `write` write a file beside the wanted one, then renames it; its folder is made.
+
+    Raises UserError where the disk is full, fails, or may not be written.
+    """
     beside = file.with_name(f".{os.getpid()}.partial.{file.name}")  # the ending stays
-    try:
-        write(beside)
-        os.replace(beside, file)
-    finally:
-        beside.unlink(missing_ok=True)
+    with disk_faults_told(file):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write(beside)
+            os.replace(beside, file)
+        except BaseException:
+            discard(beside)
+            raise
 
 
 def write_bytes(file: Path, content: bytes) -> None:
@@ -24,3 +38,51 @@ def write_bytes(file: Path, content: bytes) -> None:
 
 def write_text(file: Path, text: str) -> None:
     write_bytes(file, text.encode())
+
+
+def discard(file: Path) -> None:
+    """Removes a file that was begun, where it is there and can be removed."""
+    try:
+        file.unlink(missing_ok=True)
+    except OSError:
+        pass  # where nothing can be written nothing can be removed; the first error says why
+
+
+@contextmanager
+def disk_faults_told(file: Path, needed: Callable[[], int] | None = None) -> Iterator[None]:
+    """Raises UserError in place of the error that a full, failing or closed disk makes.
+
+    file: what is written. needed: its bytes, where they are known.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (fault := _disk_fault(error)) is None:
+            raise
+        raise UserError(_told(file, fault, needed)) from error
+
+
+def _disk_fault(error: BaseException) -> OSError | None:
+    """The disk's own error, which torch hides behind one of its own."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in {*_FULL, *_CLOSED, errno.EIO}:
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _told(file: Path, fault: OSError, needed: Callable[[], int] | None) -> str:
+    what = f"{file} could not be written: {fault.strerror}"
+    if fault.errno in _CLOSED:
+        return f"{what}. Make its folder one that may be written, or choose another."
+    if fault.errno not in _FULL:
+        return f"{what}. Look at the disk, then start the same command again."
+    there = next(folder for folder in file.absolute().parents if folder.is_dir())
+    space = f"{shutil.disk_usage(there).free / 1e6:.1f} MB are free"
+    if needed is not None:
+        space = f"{needed() / 1e6:.1f} MB are needed, {space}"
+    return (
+        f"{what} ({space} on its disk; a quota may allow less). What was there before is as it "
+        "was. Free space there, then start the same command again."
+    )

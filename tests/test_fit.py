@@ -494,13 +494,6 @@ def test_a_checkpoint_of_another_run_is_refused(searched: Path, small_run: list[
         fit.main([SEARCH, *small_run, "trainer.max_steps=12"])
 
 
-def test_a_damaged_checkpoint_is_refused(searched: Path, small_run: list[str]) -> None:
-    last = searched / "checkpoints" / "last.ckpt"
-    last.write_bytes(last.read_bytes()[:5000])
-    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
-        fit.main([SEARCH, *small_run, "trainer.max_steps=12"])
-
-
 def test_an_architecture_of_another_space_or_other_domains_is_refused(
     searched: Path, small_run: list[str]
 ) -> None:

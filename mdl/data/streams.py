@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from mdl.data.parcel import Parcel, Part, Sample
 from mdl.data.steps import EvaluationSteps, TrainingSteps
-from mdl.errors import UserError
+from mdl.errors import OwnError
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class BrokenImages:
                 )
         if len(known) > self.limit:
             shown = "; ".join(sorted(known)[:3])
-            raise UserError(
+            raise OwnError(  # each rank sees its own images
                 f"Domain '{domain}' holds more broken images than data.broken_images_limit = "
                 f"{self.limit}: {len(known)} found, among them {shown}. "
                 "Restore the shards or pack again; or raise the limit."

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mdl.results.metrics import read_metrics
+from mdl.whole_files import disk_faults_told, write_text
 
 
 class MetricsFile(Logger):
@@ -40,12 +41,18 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        with self.file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"step": step} | metrics) + "\n")
+        """Raises UserError where the disk is full; half a line is taken away again."""
+        line = json.dumps({"step": step} | metrics) + "\n"
+        before = self.file.stat().st_size
+        with disk_faults_told(self.file):
+            try:
+                with self.file.open("a", encoding="utf-8") as stream:
+                    stream.write(line)
+            except OSError:
+                os.truncate(self.file, before)
+                raise
 
     @rank_zero_only
     def _drop_after(self, step: int) -> None:
         kept = [line for line in read_metrics(self.file) if line["step"] <= step]
-        beside = self.file.with_name(f".{self.file.name}.partial")
-        beside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(beside, self.file)
+        write_text(self.file, "".join(json.dumps(line) + "\n" for line in kept))

@@ -1,8 +1,10 @@
-"""Checkpoints: written beside and renamed, at the ends of steps; the last one and the best."""
+"""Checkpoints: written beside and renamed, at the ends of steps; the last two and the best."""
 
 from __future__ import annotations
 
+import io
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,15 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from mdl.training.base import MultiDomainModule
+from mdl.whole_files import discard, disk_faults_told
 
 LAST, BEST = "last.ckpt", "best.ckpt"
+PREVIOUS = "previous.ckpt"  # what was the last one before it
+DAMAGED = "last.damaged.ckpt"  # what was the last one until it could not be read
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """A checkpoint is either whole or not there, whenever the process ends.
+    """A checkpoint is either whole or not there, whenever the process or the machine ends.
 
     Lightning's own writes to a temporary folder, maybe on another disk, and moves from there.
     """
@@ -26,14 +31,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
+        """Raises UserError where the disk is full, fails, or may not be written."""
         final = Path(path)
-        final.parent.mkdir(parents=True, exist_ok=True)
         beside = final.with_name(f".{final.name}.partial")
-        with beside.open("wb") as stream:
-            torch.save(checkpoint, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(beside, final)
+        with disk_faults_told(final, lambda: _bytes_of(checkpoint)):
+            try:
+                final.parent.mkdir(parents=True, exist_ok=True)
+                with beside.open("wb") as stream:
+                    torch.save(checkpoint, stream)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                if final.name == LAST and final.is_file():
+                    _keep(final, final.with_name(PREVIOUS))
+                os.replace(beside, final)
+                _sync(final.parent)
+            except BaseException:
+                discard(beside)
+                raise
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = True
@@ -43,8 +57,65 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return content
 
 
+def _keep(last: Path, previous: Path) -> None:
+    """The present last checkpoint becomes the previous one, and is still the last one as well.
+
+    At every moment both names, where they are there, are of whole checkpoints: each is renamed
+    onto in one go, and what gets a name has been on the disk before.
+    """
+    beside = previous.with_name(f".{previous.name}.partial")
+    beside.unlink(missing_ok=True)
+    try:
+        os.link(last, beside)
+    except OSError:
+        os.replace(last, previous)  # no hard links here: for a moment there is no last one
+        return
+    os.replace(beside, previous)
+    beside.unlink(missing_ok=True)  # renaming leaves it where both were one file already
+
+
+def _sync(folder: Path) -> None:
+    """What was renamed stays so, even where the machine loses its power now."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _Counted(io.RawIOBase):
+    """A stream that only counts what is written."""
+
+    count = 0
+
+    def write(self, part: Any) -> int:
+        self.count += len(part)
+        return len(part)
+
+
+def _bytes_of(checkpoint: dict[str, Any]) -> int:
+    stream = _Counted()
+    torch.save(checkpoint, stream)  # type: ignore[arg-type]
+    return stream.count
+
+
+def read_whole(file: Path) -> dict[str, Any]:
+    """A checkpoint, on the CPU, with every byte of its contents held against its checksum.
+
+    torch itself does not look at the checksums that it writes. Raises whatever zipfile and torch
+    raise where the file is damaged.
+    """
+    with zipfile.ZipFile(file) as parts:
+        if (part := parts.testzip()) is not None:
+            raise zipfile.BadZipFile(f"the checksum of {part} in it is another")
+    content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    return content
+
+
 class Checkpoints(Checkpoint):
     """Saves `last.ckpt` every `interval` steps and at the end, and `best.ckpt` by validation.
+
+    The last checkpoint before it stays as `previous.ckpt`.
 
     monitor: the record by which the best is told, greater is better; None: no best.
     identity: what tells this run from others; a checkpoint holds it.

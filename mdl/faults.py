@@ -1,0 +1,88 @@
+"""What breaks a run from outside, told in one sentence with its remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import lightning as L
+import torch
+
+from mdl.errors import OwnError, ProcessLost
+from mdl.recipe import Recipe
+from mdl.training.ranks import WatchedStrategy
+from mdl.training.stop_signal import RunStopped
+
+_GOES_ON = "The same command goes on from the last checkpoint."
+
+
+class ErrorStage(L.Callback):
+    """Notes whether images were being evaluated when an error came: Lightning forgets it."""
+
+    evaluating = False
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        self.evaluating = trainer.validating or trainer.testing
+
+
+@contextmanager
+def faults_told(trainer: L.Trainer, recipe: Recipe) -> Iterator[None]:
+    """Raises OwnError where memory is used up, ProcessLost where a process is gone.
+
+    In place of what torch raises then, which says neither at which step nor what to do.
+    trainer: one with an `ErrorStage`.
+    """
+    try:
+        yield
+    except RunStopped:
+        raise  # all ranks agreed on it
+    except Exception as error:
+        told = _told(error, trainer, recipe)
+        if isinstance(trainer.strategy, WatchedStrategy):
+            told = trainer.strategy.lost or told
+            trainer.strategy.say_ended(told or error)
+        if told is None:
+            raise
+        raise told from error
+
+
+def _told(error: Exception, trainer: L.Trainer, recipe: Recipe) -> BaseException | None:
+    if (worker := _lost_worker(error)) is not None:
+        return ProcessLost(
+            f"At step {trainer.global_step} a decoding process was lost: {worker}. Mostly the "
+            f"system ended it for want of memory. {_GOES_ON} With a lower data.workers it needs "
+            "less memory."
+        )
+    if _out_of_memory(error):
+        return OwnError(_memory_told(error, trainer, recipe))
+    return None
+
+
+def _lost_worker(error: BaseException) -> str | None:
+    """torch's own words about a DataLoader's worker that is no more."""
+    words = str(error).partition("\n")[0]
+    return words.rstrip(". ") if words.startswith("DataLoader worker (pid") else None
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # the CPU's allocator has no class of its own
+    of_cpu = "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or of_cpu
+
+
+def _memory_told(error: BaseException, trainer: L.Trainer, recipe: Recipe) -> str:
+    words = (str(error).partition("\n")[0] or "no memory is left").rstrip(". ")
+    where = f"Out of memory at step {trainer.global_step}"
+    if any(isinstance(of, ErrorStage) and of.evaluating for of in trainer.callbacks):  # type: ignore[attr-defined]
+        size = recipe.data.evaluation_batch_size
+        return (
+            f"{where}, evaluating {size} images of each domain at once: {words}. Lower "
+            f"data.evaluation_batch_size, which changes no result. {_GOES_ON}"
+        )
+    return (
+        f"{where}, with data.batch_size = {recipe.data.batch_size} on {trainer.world_size} "
+        f"devices: {words}. Give the same command more trainer.devices, or start a new run with "
+        f"name=... and a lower data.batch_size. {_GOES_ON}"
+    )
