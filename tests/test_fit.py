@@ -477,8 +477,9 @@ def test_early_stopping_ends_a_run_that_is_then_finished(
     assert json.loads((unbroken / "scores.json").read_text())["step"] == 12
     with dying_at(9):
         fit.main([*words, "name=broken"])
-    with dying_at(12, "on_test_start"):
-        fit.main([*words, "name=broken"])
+    for where in ("on_test_start", "on_test_end"):
+        with dying_at(12, where):
+            fit.main([*words, "name=broken"])
     fit.main([*words, "name=broken"])
     assert_same_run(run_of(small_run, "broken"), unbroken)
     capsys.readouterr()

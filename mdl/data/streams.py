@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,6 +84,7 @@ class TrainingFeed:
             num_workers=self._workers,
             prefetch_factor=4 if self._workers else None,
             collate_fn=_as_it_is,
+            worker_init_fn=_end_with_trainer,
         )
         return iter(loader)
 
@@ -127,6 +131,7 @@ class EvaluationStream:
             batch_size=None,
             num_workers=self._workers,
             collate_fn=_as_it_is,
+            worker_init_fn=_end_with_trainer,
         )
         for parcel in loader:
             parts = parcel.open()
@@ -134,6 +139,23 @@ class EvaluationStream:
                 if part.broken:
                     self._broken.add(domain, part.broken)
             yield {domain: part.sample for (domain,), part in parts.items()}
+
+
+def _end_with_trainer(worker: int) -> None:
+    """Ends a worker when the process that it decodes for is no more, however that ended.
+
+    torch's own workers look whether their parent changes. The parent of those that a fork server
+    started (Python's way from 3.14 on) is the server, which lives as long as they do: after a
+    kill -9 they would stay, and fill the memory.
+    """
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None
+
+    def wait() -> None:
+        trainer.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True, name="end-with-trainer").start()
 
 
 def _as_it_is(parcel: Any) -> Any:

@@ -24,6 +24,7 @@ class MetricsFile(Logger):
     def __init__(self, file: Path, from_step: int) -> None:
         super().__init__()
         self.file = file
+        self._known: set[str] = set()  # records of the step that the run goes on from
         self._drop_after(from_step)
 
     @property
@@ -43,6 +44,8 @@ class MetricsFile(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Raises UserError where the disk is full; half a line is taken away again."""
         line = json.dumps({"step": step} | metrics) + "\n"
+        if line in self._known:
+            return  # made again, as the scores after the last checkpoint are
         before = self.file.stat().st_size
         with disk_faults_told(self.file):
             try:
@@ -56,3 +59,4 @@ class MetricsFile(Logger):
     def _drop_after(self, step: int) -> None:
         kept = [line for line in read_metrics(self.file) if line["step"] <= step]
         write_text(self.file, "".join(json.dumps(line) + "\n" for line in kept))
+        self._known = {json.dumps(line) + "\n" for line in kept if line["step"] == step}

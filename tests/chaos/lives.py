@@ -104,6 +104,7 @@ def _live(words: list[str], run: str, log: str, kind: str, chance: float, size: 
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of workers, as in a plain process
     if kind == DEATHS[1]:
         sys.addaudithook(_killing_hook(run, 1 + int(chance * 60)))
     elif kind == DEATHS[2]:

@@ -1,6 +1,11 @@
 """The laws of the streams, over sizes, ranks, workers and interruptions."""
 
+import os
+import subprocess
+import sys
+import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +18,7 @@ from mdl.data.domains import Domain
 from mdl.data.images import BrokenImage
 from mdl.data.order import windowed_permutation
 from mdl.data.packing import pack_domain
-from mdl.data.parcel import Parcel, Part
+from mdl.data.parcel import Parcel, Part, Sample
 from mdl.data.shards import ShardImages
 from mdl.data.source import DomainSource
 from mdl.data.steps import (
@@ -234,9 +239,12 @@ def feed(domains: dict[str, Domain], first_step: int, workers: int) -> TrainingF
 
 
 def take(domains: dict[str, Domain], first: int, steps: int, workers: int) -> list[torch.Tensor]:
-    streams = feed(domains, first, workers).streams()["train"]
-    iterators = [iter(stream) for stream in streams.values()]
+    iterators = iterate(domains, first, workers)
     return [torch.cat([next(it).images for it in iterators]) for _ in range(steps)]
+
+
+def iterate(domains: dict[str, Domain], first: int, workers: int) -> list[Iterator[Sample]]:
+    return [iter(stream) for stream in feed(domains, first, workers).streams()["train"].values()]
 
 
 def test_workers_and_interruptions_change_no_image(domains: dict[str, Domain]) -> None:
@@ -246,6 +254,44 @@ def test_workers_and_interruptions_change_no_image(domains: dict[str, Domain]) -
             assert torch.equal(a, b)
     for a, b in zip(unbroken[4:], take(domains, 4, 3, workers=2), strict=True):
         assert torch.equal(a, b)
+
+
+TRAINER = """
+import multiprocessing, sys, time
+from pathlib import Path
+from mdl.data.domains import read_domains
+from tests.data.test_streams import iterate
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    streams = iterate(read_domains(Path(sys.argv[2])), 0, 2)
+    first = [next(stream) for stream in streams]
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_workers_end_with_a_trainer_that_is_killed(
+    packed: Path, tmp_path: Path, method: str
+) -> None:
+    file = tmp_path / "trainer.py"
+    file.write_text(TRAINER)
+    words = [sys.executable, str(file), method, str(packed)]
+    path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
+    trainer = subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert trainer.stdout is not None
+    workers = [Path("/proc") / pid for pid in trainer.stdout.readline().split()]
+    assert len(workers) == 2 and all(worker.exists() for worker in workers)
+    trainer.kill()
+    trainer.wait()
+    trainer.stdout.close()
+    for _ in range(600):
+        if not any(worker.exists() for worker in workers):
+            return
+        time.sleep(0.1)
+    raise AssertionError("workers go on")
 
 
 def test_resuming_decodes_nothing_that_was_seen(
