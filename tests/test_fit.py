@@ -23,6 +23,7 @@ from mdl.data.shards import ShardImages
 from mdl.data.source import DomainSource
 from mdl.errors import UserError
 from mdl.recipe_files import dump_recipe, load_recipe
+from mdl.run_folder import RunFolder
 from mdl.space.architecture import Architecture
 from mdl.training.base import MultiDomainModule
 from mdl.training.search import SearchModule
@@ -465,6 +466,10 @@ def test_a_killed_process_goes_on_to_the_same_end(small_run: list[str], tmp_path
     assert_same_run(tmp_path / "k" / "it", tmp_path / "u" / "it")
 
 
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_early_stopping_ends_a_run_that_is_then_finished(
     small_run: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -477,9 +482,11 @@ def test_early_stopping_ends_a_run_that_is_then_finished(
     assert json.loads((unbroken / "scores.json").read_text())["step"] == 12
     with dying_at(9):
         fit.main([*words, "name=broken"])
-    for where in ("on_test_start", "on_test_end"):
-        with dying_at(12, where):
-            fit.main([*words, "name=broken"])
+    with dying_at(12, "on_test_start"):
+        fit.main([*words, "name=broken"])
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RunFolder, "write_scores", interrupted)
+        fit.main([*words, "name=broken"])
     fit.main([*words, "name=broken"])
     assert_same_run(run_of(small_run, "broken"), unbroken)
     capsys.readouterr()
