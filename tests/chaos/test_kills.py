@@ -23,7 +23,7 @@ LONG = [
     "trainer.validation_interval=30",
     "search.warmup_fraction=0.2",
 ]
-FOUND = "{runs}/mpnas_search"  # by a search of the same space, made before
+FOUND = "RUNS/mpnas_search"  # by a search of the same space, made before
 SIZES = ["search.target.params=3950", "search.target.macs=null"]
 CASES = {
     "a search": [SEARCH, ABDP],
@@ -88,7 +88,7 @@ def test_a_run_killed_over_and_over_ends_as_if_it_had_not(
 ) -> None:
     fit.main([SEARCH, *small_run])
     files = [word for word in CASES[name] if "=" not in word]
-    own = [word.format(runs=tmp_path / "runs") for word in CASES[name] if "=" in word]
+    own = [word.replace("RUNS", str(tmp_path / "runs")) for word in CASES[name] if "=" in word]
     print("\n" + kill([*files, *small_run, *LONG, *own], name, 12, seed, tmp_path))
 
 
