@@ -32,14 +32,9 @@ def run_command(main: Callable[[Sequence[str]], None]) -> int:
     """Runs a command: 0 when its work is done, 2 for what the user can mend, 1 for what broke."""
     try:
         main(sys.argv[1:])
-    except UserError as error:
-        # once, however many processes say it
-        if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, OwnError):
-            print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ProcessLost as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except (UserError, ProcessLost) as error:
+        tell(error)
+        return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         print(
             "stopped; the same command goes on from the last checkpoint, if there is one",
@@ -47,3 +42,11 @@ def run_command(main: Callable[[Sequence[str]], None]) -> int:
         )
         return 130
     return 0
+
+
+def tell(error: UserError | ProcessLost) -> None:
+    """Prints an error's sentence: once, also where all processes of a run have met it."""
+    first = all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    if not error.told and (first or isinstance(error, OwnError | ProcessLost)):
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    error.told = True

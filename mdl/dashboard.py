@@ -35,6 +35,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     import wandb
 
+    from mdl.results.wandb_run import first_line
+
     if not wandb.login(prompt=False, verify=False):
         raise UserError(
             "Nobody is logged in to W&B; expected a login (wandb login, or WANDB_API_KEY). "
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str]) -> None:
         made = build_workspace(entity, options.project).save()
     except Exception as error:  # of W&B, its answers or the network: many kinds
         raise UserError(
-            f"W&B did not take the dashboard of {options.project}: {str(error).splitlines()[0]}. "
+            f"W&B did not take the dashboard of {options.project}: {first_line(error)}. "
             "Check the project, --entity and the network, and say it again."
         ) from error
     print(made.url)

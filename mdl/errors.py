@@ -7,6 +7,8 @@ class UserError(ValueError):
     The commands print it without a traceback and exit with status 2.
     """
 
+    told = False  # whether it was printed
+
 
 class OwnError(UserError):
     """A UserError of one process of several: the others do not say it."""
@@ -17,6 +19,8 @@ class ProcessLost(RuntimeError):
 
     The commands print its one sentence and exit with status 1: starting again may do.
     """
+
+    told = False  # whether it was printed
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -31,8 +31,9 @@ from mdl.assembly import (
     find_domains,
 )
 from mdl.cluster import queue_again
-from mdl.command import run_command, take_allowed
+from mdl.command import run_command, take_allowed, tell
 from mdl.data.datamodule import MultiDomainData
+from mdl.errors import ProcessLost, UserError
 from mdl.faults import ErrorStage, faults_told
 from mdl.going_on import last_saved
 from mdl.recipe import Recipe, image_sizes
@@ -131,7 +132,7 @@ def fit(recipe: Recipe, folder: RunFolder, allowed: Sequence[str] = ()) -> Fitte
     folder.claim(recipe)
     if recipe.phase == "retrain":
         architecture.write(folder.architecture_file)
-    if finalists and not folder.has_begun:
+    if finalists and not folder.has_begun and trainer.is_global_zero:
         folder.write_finalists(finalists)
     if saved is not None and trainer.is_global_zero:
         saved.set_damaged_aside()
@@ -142,7 +143,9 @@ def fit(recipe: Recipe, folder: RunFolder, allowed: Sequence[str] = ()) -> Fitte
         with faults_told(trainer, recipe):
             _train(fitted, None if saved is None else saved.file)
             _write_product(recipe, fitted)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, UserError | ProcessLost):
+            tell(error)  # closing may take long, and a launcher not wait for it
         close_wandb(trainer.loggers, whole=False)
         raise
     close_wandb(trainer.loggers, whole=True, architecture=folder.architecture_file)

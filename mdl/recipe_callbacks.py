@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from mdl.errors import UserError, nearest
 from mdl.recipe import Recipe
@@ -44,7 +45,7 @@ def _build_callback(name: str, settings: Any, allowed: Sequence[str]) -> L.Callb
             raise UserError(f"Unknown recipe key '{key}.{argument}'; {nearest(argument, known)}")
     try:
         callback: L.Callback = factory(**arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, MisconfigurationException) as error:
         raise UserError(f"{key} cannot be made: {error}") from error
     return callback
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,8 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> None:
 
     Raises UserError where the disk is full, fails, or may not be written.
     """
-    beside = file.with_name(f".{os.getpid()}.partial.{file.name}")  # the ending stays
+    # the ending stays; a name of its own, since processes of several machines write
+    beside = file.with_name(f".{uuid.uuid4().hex}.partial.{file.name}")
     with disk_faults_told(file):
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -157,7 +157,7 @@ class MultiPathNetwork(nn.Module):
         paths: the path of each domain among `images`. Each node is called once for all domains
         that visit it with images of the same size; a layer that a path skips costs nothing.
         """
-        on_cpu = next(iter(images.values())).device.type == "cpu"
+        on_cpu = all(x.device.type == "cpu" for x in images.values())
         shapes = {domain: x.shape for domain, x in images.items()}
         return self.follow(images, self.route(shapes, paths, CPU_CALL_BYTES if on_cpu else None))
 

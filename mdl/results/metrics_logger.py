@@ -43,6 +43,8 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Raises UserError where the disk is full; half a line is taken away again."""
+        if step is None:
+            return  # of a callback that says none: it belongs to no row
         line = json.dumps({"step": step} | metrics) + "\n"
         if line in self._known:
             return  # made again, as the scores after the last checkpoint are

@@ -21,7 +21,7 @@ os.environ.setdefault("WANDB_INIT_TIMEOUT", "30")
 os.environ.setdefault("WANDB_FINISH_TIMEOUT", "60")
 
 import wandb
-from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -59,10 +59,11 @@ class WandbRun(WandbLogger):
     def __init__(
         self, run_dir: Path, metrics_file: Path, name: str, project: str, mode: str, strict: bool
     ) -> None:
+        first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
         super().__init__(
             name=name,
             project=project,
-            id=_stored_id(run_dir),
+            id=_stored_id(run_dir) if first else None,  # others log nothing
             save_dir=run_dir,
             resume="allow",
             mode=mode,
@@ -86,21 +87,27 @@ class WandbRun(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        if self._experiment is None and getattr(self, "_attach_id", None) is None:
+        if self._experiment is None and not self._given_up:
             try:
-                opened: Any = self._open()
-            except wandb.Error as error:
-                if _is_deleted(error):
-                    self._wandb_init["id"] = self._id = _new_id(self._run_dir)
-                elif self._strict:
-                    raise
-                else:
-                    self._warn("could not be reached", error)
-                    self._wandb_init["mode"] = "offline"
-                wandb.teardown()  # whose service still holds the id
-                opened = self._open()
-            self._held = opened.starting_step - 1
-        return self._open()
+                self._held = self._open_somehow().starting_step - 1
+            except Exception as error:  # of many kinds, not all of them W&B's own
+                self._give_up(error)
+        return _DummyExperiment() if self._experiment is None else self._open()
+
+    def _open_somehow(self) -> Any:
+        """Opens W&B's run; offline where the service cannot be reached."""
+        try:
+            return self._open()
+        except Exception as error:
+            if _is_deleted(error):
+                self._wandb_init["id"] = self._id = _new_id(self._run_dir)
+            elif self._strict:
+                raise
+            else:
+                self._warn("could not be reached", error)
+                self._wandb_init["mode"] = "offline"
+            wandb.teardown()  # whose service still holds the id
+            return self._open()
 
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
@@ -154,7 +161,7 @@ class WandbRun(WandbLogger):
             "W&B %s (%s); the run goes on and metrics.jsonl holds everything. Send it later: "
             "python -m mdl.report %s --wandb",
             what,
-            (str(error).splitlines() or [type(error).__name__])[0],
+            first_line(error),
             self._run_dir,
         )
 
@@ -176,11 +183,15 @@ def _pictures(architecture: Architecture) -> dict[str, Any]:
     return {key: wandb.Image(of) for key, of in figures.items()}
 
 
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _mode_by_login() -> str:
     return "online" if wandb.login(prompt=False, verify=False) else "offline"
 
 
-def _is_deleted(error: wandb.Error) -> bool:
+def _is_deleted(error: Exception) -> bool:
     """Whether somebody deleted the run in W&B, which never takes its id again."""
     return "previously created and deleted" in str(error)
 

@@ -24,8 +24,9 @@ from mdl.training.ranks import (
 )
 
 _REMEDY = (
-    "The last good checkpoint is kept. Start a new run with name=... and a lower "
-    "optimizer.learning_rate or optimizer.clip_norm, or look at the domain's images."
+    "The last good checkpoint is kept, and the same command goes on from it. If it comes again, "
+    "start a new run with name=... and a lower optimizer.learning_rate or optimizer.clip_norm, or "
+    "look at the domain's images."
 )
 
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from mdl.training.checkpoints import read_whole
+
 # forked from a process that has imported all: a life begins within a tenth of a second
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["mdl.fit", "callbacks.abdp", "tests.chaos.lives"])
@@ -71,6 +73,7 @@ def live_until_done(
                 chronicle.recoveries.append(time.monotonic() - begun)
         if life.is_alive():
             life.kill()
+            assert kind == DEATHS[0], f"hangs: {log.read_text()}"
         life.join()
         if life.exitcode == 0:
             return
@@ -82,7 +85,7 @@ def live_until_done(
 def assert_whole(run: Path) -> None:
     """Checkpoints under their final names can be read."""
     for file in (run / "checkpoints").glob("[!.]*.ckpt"):
-        assert "state_dict" in torch.load(file, weights_only=True)
+        assert "state_dict" in read_whole(file)
 
 
 def written(run: Path) -> int:

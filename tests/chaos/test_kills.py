@@ -116,6 +116,7 @@ def test_two_ranks_of_which_one_is_killed_end_as_if_it_had_not(
         if status == 0:
             break
         kills += 1
+    assert kills
     fitted(words)
     fitted([*words[:-1], "name=unbroken"])
     assert_same_run(run, run_of(small_run, "unbroken"))

@@ -1,6 +1,7 @@
 """Searches and retrainings over two nodes of a real SLURM, by the project's job files."""
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.local_slurm import LocalSlurm, missing
-from tests.test_fit import RETRAIN, SEARCH, assert_same_run, run_of
+from tests.test_fit import RETRAIN, SEARCH, assert_same_run, damage, run_of
 
 pytestmark = [
     pytest.mark.cluster,
@@ -96,6 +97,18 @@ def test_a_broken_job_ends_as_one_that_was_never_broken(
     job, log = submitted(slurm, [recipe, *words, "name=unbroken"])
     assert slurm.wait(job) == "COMPLETED", log.read_text()
     assert_same_run(run, run_of(words, "unbroken"))
+
+
+def test_what_a_person_has_to_mend_is_not_queued_again(
+    slurm: LocalSlurm, words: list[str], packed: Path, tmp_path: Path
+) -> None:
+    """A broken image, which one rank meets: the other ends with its status."""
+    own = Path(shutil.copytree(packed, tmp_path / "own"))
+    damage(own, "cars", 1)
+    job, log = submitted(slurm, [SEARCH, *words, f"data.root={own}", "name=faulty"])
+    assert slurm.wait(job) == "FAILED"
+    assert log.read_text().count("error: Domain 'cars' holds more broken images") == 1
+    assert "queued again" not in log.read_text()
 
 
 def test_another_number_of_tasks_than_devices_is_refused_in_words(
