@@ -105,7 +105,7 @@ def test_what_a_person_has_to_mend_is_not_queued_again(
     """A broken image, which one rank meets: the other ends with its status."""
     own = Path(shutil.copytree(packed, tmp_path / "own"))
     damage(own, "cars", 1)
-    job, log = submitted(slurm, [SEARCH, *words, f"data.root={own}", "name=faulty"])
+    job, log = submitted(slurm, [SEARCH, *words, f"data.root={own}", "data.broken_images_limit=0"])
     assert slurm.wait(job) == "FAILED"
     assert log.read_text().count("error: Domain 'cars' holds more broken images") == 1
     assert "queued again" not in log.read_text()
