@@ -1,9 +1,9 @@
 """Sizes, latencies and memory of exported networks: batch norm's forms, and a bundle beside them.
 
-    python -m benchmarks.device RUN BUNDLE/architecture.json FOLDER
+    python -m benchmarks.device RUN BUNDLE FOLDER
 
-The bundle has a path of its own per domain and shares nothing; its weights are random, which
-changes no size and no latency. One thread. What lies in FOLDER already is not written again.
+RUN and BUNDLE are folders of finished retrainings; the bundle has a network of its own per domain
+and shares nothing. One thread. What lies in FOLDER already is not written again.
 Result: docs/results/device.md.
 """
 
@@ -43,11 +43,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     trained = Trained.open(options.run)
-    metadata, bundle = trained.metadata, Architecture.read(options.bundle)
-    domains = list(metadata.domains)
+    metadata, domains = trained.metadata, list(trained.metadata.domains)
     folder = options.folder
     kinds = {form: trained.plain_paths(form, domains) for form in FORMS}
-    kinds[SHARED] = untrained(trained.architecture, metadata, "shared", False)
+    kinds[SHARED] = shared_norm(trained.architecture, metadata)
     for kind, paths in kinds.items():
         if not (folder / f"{kind}.pte").is_file():
             write_executorch(folder / f"{kind}.pte", paths, metadata)
@@ -57,7 +56,7 @@ def main() -> None:
         paths, images = trained.plain_paths(FOLDED, domains, True), trained.calibration(domains)
         write_executorch(folder / f"{INT8}.pte", paths, metadata, images)
         write_onnx(folder / INT8, paths, metadata, images)
-    own = untrained(bundle, metadata, "per_domain", True)
+    own = Trained.open(options.bundle).plain_paths(FOLDED, domains)
     for name, paths in {"bundle": own, "alone": kinds[FOLDED]}.items():
         for domain in domains:
             if not (file := folder / name / f"{domain}.pte").is_file():
@@ -69,18 +68,15 @@ def main() -> None:
     memory(folder, domains).print()
 
 
-def untrained(
-    architecture: Architecture, metadata: Metadata, batch_norm: str, private: bool
-) -> dict[str, PlainPath]:
-    """Chains of a network of random weights."""
+def shared_norm(architecture: Architecture, metadata: Metadata) -> dict[str, PlainPath]:
+    """Chains of a network whose batch norm all domains share, of random weights."""
     classes = {domain: len(of.classes) for domain, of in metadata.domains.items()}
     paths = {domain: architecture.paths[domain] for domain in classes}
-    users = path_users(architecture.space, paths, private)
-    network = MultiPathNetwork(architecture.space, users, classes, batch_norm=batch_norm).eval()
+    users = path_users(architecture.space, paths)
+    network = MultiPathNetwork(architecture.space, users, classes, batch_norm="shared").eval()
     sides = {domain: of.image_size for domain, of in metadata.domains.items()}
-    normalised = {d: NormalisedImage(of.mean, of.std) for d, of in metadata.domains.items()}
-    if batch_norm == "shared":
-        normalised = dict.fromkeys(classes, next(iter(normalised.values())))
+    first = next(iter(metadata.domains.values()))
+    normalised = dict.fromkeys(classes, NormalisedImage(first.mean, first.std))
     return plain_paths(network, paths, normalised, sides, FOLDED)
 
 

@@ -72,7 +72,10 @@ def find_domains(recipe: Recipe) -> dict[str, Domain]:
     return {largest: found[largest]}
 
 
-def build_data(recipe: Recipe, domains: Mapping[str, Domain]) -> MultiDomainData:
+def build_data(
+    recipe: Recipe, domains: Mapping[str, Domain], trained: Sequence[str] = ()
+) -> MultiDomainData:
+    """trained: the domains that training batches are of, see `MultiDomainData`; empty: all."""
     data = recipe.data
     for name in data.per_domain:
         if name not in domains:
@@ -98,6 +101,7 @@ def build_data(recipe: Recipe, domains: Mapping[str, Domain]) -> MultiDomainData
         # what domains are to compute in common needs a common input
         common_normalisation=recipe.network.batch_norm == "shared",
         rewards_only=recipe.phase == "search" and recipe.search.supernet_file is not None,
+        trained=trained,
     )
 
 

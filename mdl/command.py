@@ -5,6 +5,7 @@ Needs the standard library alone.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +27,17 @@ def take_allowed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         allowed.append(words[at + 1])
         del words[at : at + 2]
     return words, allowed
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """What makes a word a whole number that is not below `least`, for argparse."""
+
+    def number(word: str) -> int:
+        if not word.removeprefix("-").isdecimal() or int(word) < least:
+            raise argparse.ArgumentTypeError(f"{word}; expected a whole number, at least {least}")
+        return int(word)
+
+    return number
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> int:

@@ -28,15 +28,16 @@ from pathlib import Path
 
 import torch
 
-from mdl.command import run_command
+from mdl.command import at_least, run_command
 from mdl.console import phase_bar
 from mdl.device.agreement import TOLERANCE, Agreement, compare
 from mdl.device.executorch_file import write_executorch
 from mdl.device.executorch_model import ExecutorchModel
+from mdl.device.extra import check_installed
 from mdl.device.metadata import Metadata
 from mdl.device.model import Model
 from mdl.device.onnx_files import write_onnx
-from mdl.device.onnx_model import OnnxModel
+from mdl.device.onnx_model import TOGETHER, OnnxModel, TogetherModel
 from mdl.device.plain import FOLDED, FORMS, MIXED, SCALED, PlainPath, stored_bytes
 from mdl.device.torch_files import (
     NetworkModel,
@@ -54,6 +55,15 @@ from mdl.whole_files import write_text
 TARGETS = ("executorch", "onnx", "safetensors", "program")
 INT8_TARGETS = ("executorch-int8", "onnx-int8")
 _IMAGES = 200  # of each domain, that an export is checked on
+_ONNX = "onnx", "onnxscript", "onnxruntime"
+_NEEDED = {
+    "executorch": ("executorch",),
+    "executorch-int8": ("executorch", "torchao"),
+    "onnx": _ONNX,
+    "onnx-int8": _ONNX,
+    "safetensors": ("safetensors",),
+    "program": (),
+}
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,7 @@ class Exported:
 
 def main(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
+    check_installed(package for target in options.to for package in _NEEDED[target])
     quiet()
     trained = Trained.open(options.run, options.checkpoint)
     domains = _chosen(options.domains, list(trained.metadata.domains))
@@ -81,7 +92,7 @@ def main(arguments: Sequence[str]) -> None:
     exported = export(trained, domains, options.to, out, options.batch_norm, options.images)
     size_table(exported).print()
     agreement_table(exported).print()
-    write_text(out / "export.json", _record(trained, exported))
+    _write_record(out / "export.json", trained, exported)
     print(f"Files: {out}")
     first = next(iter(domains))
     runtime, file = options.to[0].partition("-")[0], exported[0].files[0]
@@ -117,10 +128,16 @@ def export(
                 known[own, int8] = trained.plain_paths(own, domains, int8)
             paths = known[own, int8]
             files, open_written = _write(target, trained, paths, metadata, out)
+            together = [file for file in files if file.name == TOGETHER]
+            files = [file for file in files if file not in together]
             advance(1)
             agreements = check(trained, open_written(), domains, images)
             tensors = None if int8 else stored_bytes(paths)
             exported.append(Exported(target, files, own, tensors, agreements))
+            for file in together:
+                model = TogetherModel(file.parent)
+                agreements = check(trained, model, model.domains, images)
+                exported.append(Exported(f"{target}, one graph", [file], own, None, agreements))
             advance(1)
     for of in exported:
         _check_agreement(of)
@@ -201,7 +218,9 @@ def agreement_table(exported: Sequence[Exported]) -> Table:
         first = exported[0].agreements[domain]
         row = [domain, str(first.images), percent(first.trained_accuracy)]
         for of in exported:
-            agreement = of.agreements[domain]
+            if (agreement := of.agreements.get(domain)) is None:
+                row.append("-")  # its images have another size than those of the one graph
+                continue
             answers = percent(agreement.exported_accuracy)
             row.append(f"{agreement.greatest_difference:.0e}  {answers}")
         rows.append(row)
@@ -210,11 +229,14 @@ def agreement_table(exported: Sequence[Exported]) -> Table:
     return Table(title, columns, rows)
 
 
-def _record(trained: Trained, exported: Sequence[Exported]) -> str:
-    content = {
-        "source": dict(trained.metadata.source),
-        "torch": torch.__version__,
-        "exports": {
+def _write_record(file: Path, trained: Trained, exported: Sequence[Exported]) -> None:
+    """Beside what the file says of other exports of the same checkpoint, which stays."""
+    head = {"source": dict(trained.metadata.source), "torch": torch.__version__}
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    earlier = known["exports"] if head.items() <= known.items() else {}
+    content = head | {
+        "exports": earlier
+        | {
             of.target: {
                 "files": {file.name: file.stat().st_size for file in of.files},
                 "batch_norm": of.form,
@@ -224,7 +246,7 @@ def _record(trained: Trained, exported: Sequence[Exported]) -> str:
             for of in exported
         },
     }
-    return json.dumps(content, indent=1) + "\n"
+    write_text(file, json.dumps(content, indent=1) + "\n")
 
 
 def _chosen(wanted: Sequence[str] | None, known: list[str]) -> list[str]:
@@ -248,7 +270,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--domains", nargs="+", metavar="DOMAIN", help="default: all")
     parser.add_argument("--checkpoint", choices=("best", "last"))
     parser.add_argument("--batch-norm", choices=FORMS, help="default: the best for each runtime")
-    parser.add_argument("--images", type=int, default=_IMAGES, help="of each domain, to check on")
+    parser.add_argument(
+        "--images", type=at_least(1), default=_IMAGES, help="of each domain, to check on"
+    )
     return parser
 
 

@@ -103,6 +103,7 @@ def fit(recipe: Recipe, folder: RunFolder, allowed: Sequence[str] = ()) -> Fitte
     saved = last_saved(folder, recipe, domains)
     module: MultiDomainModule
     finalists: list[Architecture] = []
+    added: Sequence[str] = ()
     if recipe.phase == "search" and recipe.search.finalists is not None:
         finalists = folder.finalists() if folder.has_begun else []
         finalists = finalists or choose_finalists(recipe, domains)
@@ -120,9 +121,10 @@ def fit(recipe: Recipe, folder: RunFolder, allowed: Sequence[str] = ()) -> Fitte
         known = own.is_file() and folder.has_begun
         architecture = Architecture.read(own) if known else choose_architecture(recipe, domains)
         module = retraining = build_retrain(recipe, domains, architecture)
+        added = retraining.added
         if recipe.retrain.paths in ("backbone", "added") and saved is None:
             load_backbone(retraining, recipe, domains)
-    data = build_data(recipe, domains)
+    data = build_data(recipe, domains, added)
     callbacks = [*build_callbacks(recipe, allowed), ErrorStage()]
     trainer = build_trainer(recipe, folder, domains, callbacks)
     data.check_ranks(trainer.world_size)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from mdl.command import run_command
+from mdl.command import at_least, run_command
 from mdl.data.images import EXTENSIONS, BrokenImage
 from mdl.device.model import Model, open_model
 from mdl.device.onnx_model import Logits
@@ -43,8 +44,12 @@ def main(arguments: Sequence[str]) -> None:
             broken += 1
             print(f"error: {error}", file=sys.stderr)
             continue
-        for of in answers:
-            print(json.dumps(of, ensure_ascii=False), flush=True)
+        try:
+            for of in answers:
+                print(json.dumps(of, ensure_ascii=False), flush=True)
+        except BrokenPipeError:  # head, say, has read all that it wants
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
     if broken:
         raise UserError(
             f"{broken} of {counted} images had no answer, for the reasons above; the others have."
@@ -54,12 +59,14 @@ def main(arguments: Sequence[str]) -> None:
 def answer(model: Model, domain: str, file: Path, top: int) -> dict[str, Any]:
     """The `top` most likely classes of an image, by one domain.
 
-    Raises UserError where the file is no image that can be decoded.
+    Raises UserError where the file cannot be read or is no image that can be decoded.
     """
     of = model.metadata(domain).domain(domain)
     try:
         colours = prepare(file.read_bytes(), of)
-    except (BrokenImage, OSError) as error:
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}; expected an image.") from error
+    except BrokenImage as error:
         raise UserError(
             f"{file} is no image that can be read: {error}. Expected "
             f"{', '.join(sorted(of[1:] for of in EXTENSIONS))} of 8 or 16 bits."
@@ -107,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--domain", action="append", metavar="D", help="may be given several times")
     which.add_argument("--all-domains", action="store_true")
-    parser.add_argument("--top", type=int, default=3, metavar="K", help="classes per image")
+    parser.add_argument("--top", type=at_least(1), default=3, metavar="K", help="classes per image")
     return parser
 
 

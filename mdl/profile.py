@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from mdl.assembly import build_space
-from mdl.command import run_command
+from mdl.command import at_least, run_command
 from mdl.device.profiling import RUNTIMES, Predicted, profile
 from mdl.errors import UserError
 from mdl.recipe_files import load_recipe
@@ -107,9 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("recipe", nargs="+", metavar="RECIPE")
     parser.add_argument("--runtime", choices=RUNTIMES, default=RUNTIMES[0])
     parser.add_argument("--out", type=Path, required=True, metavar="TABLE")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=_REPEATS, help="runs of each path")
-    parser.add_argument("--checked", type=int, default=_CHECKED, help="random paths")
+    parser.add_argument("--threads", type=at_least(1), default=1)
+    parser.add_argument("--repeats", type=at_least(1), default=_REPEATS, help="runs of each path")
+    parser.add_argument("--checked", type=at_least(0), default=_CHECKED, help="random paths")
     return parser
 
 

@@ -8,8 +8,12 @@ import pytest
 import torch
 
 from mdl import fit
+from mdl.data.order import Integers
+from mdl.data.parcel import Part
+from mdl.data.steps import TrainingOrder
 from mdl.errors import UserError
 from mdl.networks.multipath import path_users
+from mdl.run_folder import RunFolder
 from mdl.space.architecture import Architecture
 from mdl.trained import Trained
 from tests.test_fit import RETRAIN, SEARCH, run_of
@@ -136,3 +140,21 @@ def test_a_domain_that_is_there_already_is_not_added(small_run: list[str], two: 
     words = ["retrain.paths=added", f"retrain.backbone_file={two}", file, "name=three"]
     with pytest.raises(UserError, match="expected a domain that it lacks"):
         fit.main([RETRAIN, *small_run, *words])
+
+
+def test_training_decodes_no_image_of_another_domain(
+    small_run: list[str], two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+    fill = TrainingOrder.fill
+
+    def noted(order: TrainingOrder, numbers: Integers, part: Part) -> None:
+        trained.append(order.images.domain.name)
+        fill(order, numbers, part)
+
+    fit.main(search_words(small_run, two))
+    monkeypatch.setattr(TrainingOrder, "fill", noted)
+    fit.main(added_words(small_run, two))
+    assert set(trained) == {NEW}
+    scores = RunFolder.find(run_of(small_run, "three")).scores()
+    assert list(scores["splits"]["test"]["accuracy"]) == ["birds", "cars", NEW]

@@ -43,7 +43,8 @@ def image(finished_run: Path, tmp_path: Path) -> Path:
 
 def test_every_export_answers_as_the_trained_network(exported: Path) -> None:
     record = json.loads((exported / "export.json").read_text())
-    assert list(record["exports"]) == list(export.TARGETS)
+    executorch, onnx, *others = export.TARGETS
+    assert list(record["exports"]) == [executorch, onnx, "onnx, one graph", *others]
     for of in record["exports"].values():
         assert list(of["agreement"]) == DOMAINS
         for agreement in of["agreement"].values():
@@ -61,8 +62,9 @@ def test_the_sizes_are_those_of_the_files(exported: Path) -> None:
         for name, size in of["files"].items():
             (file,) = exported.rglob(name) if name != "architecture.json" else [None]
             assert file is None or file.stat().st_size == size
-        once, apart = of["tensors"]
-        assert once < apart
+        if of["tensors"] is not None:
+            once, apart = of["tensors"]
+            assert once < apart
 
 
 def test_equal_tensors_of_all_graphs_lie_at_one_place(exported: Path) -> None:
@@ -90,9 +92,14 @@ def test_one_graph_answers_for_all_domains(exported: Path, image: Path) -> None:
 
 
 def test_a_part_of_the_domains_is_exported_by_itself(finished_run: Path, tmp_path: Path) -> None:
-    words = ["--domains", "types", "--to", "safetensors", "onnx", "--out", str(tmp_path)]
-    export.main([str(finished_run), *words, "--images", "3"])
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "birds.onnx").write_bytes(b"a graph over the weights that were there")
+    words = ["--domains", "types", "--out", str(tmp_path), "--images", "3", "--to"]
+    export.main([str(finished_run), *words, "safetensors", "onnx"])
     assert OnnxModel(tmp_path / "onnx").domains == ["types"]
+    export.main([str(finished_run), *words, "safetensors"])
+    known = json.loads((tmp_path / "export.json").read_text())["exports"]
+    assert set(known) == {"safetensors", "onnx"}  # of the same checkpoint
     with pytest.raises(UserError, match="did you mean 'cars'"):
         export.main([str(finished_run), "--domains", "car"])
 
@@ -121,10 +128,11 @@ def test_a_search_and_an_unfinished_run_are_refused(finished_run: Path, tmp_path
 def test_a_missing_package_is_named_with_its_remedy(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for package, target in [("executorch.exir", "executorch"), ("onnxscript", "onnx")]:
+    for package, target in [("executorch", "executorch"), ("onnxscript", "onnx")]:
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(UserError, match=rf"{package}.*pip install -c constraints.txt"):
-            export.main([str(finished_run), "--to", target, "--out", str(tmp_path)])
+            words = ["--to", "safetensors", target, "--out", str(tmp_path)]
+            export.main([str(finished_run), *words])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -205,10 +213,63 @@ def test_a_bad_image_is_told_and_the_others_are_answered(
     assert [json.loads(line)["image"] for line in said.out.splitlines()] == [str(image)]
 
 
+def test_an_image_that_is_not_there_is_told(
+    exported: Path, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match="1 of 1 images had no answer"):
+        predict.main([str(exported / "onnx"), "--domain", "cars", str(image.with_name("no.png"))])
+    assert "no.png cannot be read: No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--top", "0"], ["--top", "-1"], ["--top", "all"]])
+def test_a_number_of_classes_below_one_is_refused(
+    image: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        predict.main(["model.pte", "--domain", "cars", str(image), *words])
+    assert ended.value.code == 2
+    assert "expected a whole number, at least 1" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_read_enough_ends_the_answers(
+    exported: Path, image: Path, tmp_path: Path
+) -> None:
+    for number in range(20):
+        shutil.copy(image, tmp_path / f"{number}.png")
+    words = [sys.executable, "-m", "mdl.predict", str(exported / "onnx"), "--all-domains"]
+    told, ended = subprocess.PIPE, subprocess.PIPE
+    with subprocess.Popen([*words, str(tmp_path)], stdout=told, stderr=ended, text=True) as running:
+        assert running.stdout is not None and running.stderr is not None
+        assert json.loads(running.stdout.readline())["domain"] == DOMAINS[0]
+        running.stdout.close()
+        assert running.stderr.read() == ""
+    assert running.returncode == 0
+
+
+def test_the_python_calls_of_the_page_answer(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of docs/on-device.md, with a domain, size and image of this run."""
+    page = Path("docs/on-device.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 4
+    monkeypatch.chdir(exported.parent)
+    for block in blocks:
+        own = block.replace("digits", "cars").replace("32, 32", "12, 12")
+        own = own.replace("colours = ...", "colours = numpy.zeros((1, 3, 12, 12), 'float32')")
+        names: dict[str, object] = {}
+        exec(own, names)
+        logits = names["logits"]
+        assert tuple(logits.shape) == (1, 4)  # type: ignore[attr-defined]
+    assert re.match(r"class\d", capsys.readouterr().out)
+
+
 def test_what_is_no_model_is_refused(exported: Path, image: Path, tmp_path: Path) -> None:
     for model, words in {
         str(image): "is no exported model",
         str(tmp_path / "nowhere.pte"): "No model at",
+        str(tmp_path / "nowhere"): "No model at",
+        str(exported / "onnx" / TOGETHER): "Name its folder",
         str(tmp_path): "No .onnx file at",
     }.items():
         with pytest.raises(UserError, match=words):

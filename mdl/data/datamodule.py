@@ -47,6 +47,8 @@ class MultiDomainData(L.LightningDataModule):
     broken_images_limit: so many broken images a domain may have.
     common_normalisation: whether all domains' images are normalised alike.
     rewards_only: whether a step holds held-out images alone, where no weights are trained.
+    trained: the domains that training batches are of; empty: all. No other's training images are
+    decoded; evaluation is of all. It changes no trained domain's images, order or batch size.
 
     The position is the number of completed steps, which the trainer counts; loaders fetch
     ahead of it.
@@ -70,6 +72,7 @@ class MultiDomainData(L.LightningDataModule):
         broken_images_limit: int = 0,
         common_normalisation: bool = False,
         rewards_only: bool = False,
+        trained: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.domains = dict(domains)
@@ -95,6 +98,9 @@ class MultiDomainData(L.LightningDataModule):
         }
         if held_out_batch_size is not None:
             self.batch_size["held_out"] = dict.fromkeys(self.domains, held_out_batch_size)
+        if trained:
+            self._orders = {s: {n: of[n] for n in trained} for s, of in self._orders.items()}
+            self.batch_size = {s: {n: of[n] for n in trained} for s, of in self.batch_size.items()}
         self._note_cut_shards()
         if rewards_only:
             del self._orders["train"], self.batch_size["train"]

@@ -34,6 +34,11 @@ def open_model(path: Path) -> Model:
         return ExecutorchModel(path)
     if path.suffix == ".onnx" or path.is_dir():
         return OnnxModel(path)
+    if not path.exists():
+        raise UserError(
+            f"No model at {path}; expected a .pte file, or a folder of .onnx files, as "
+            "python -m mdl.export writes them."
+        )
     raise UserError(
         f"{path} is no exported model; expected a .pte file, a folder of .onnx files or one of "
         "them, as python -m mdl.export writes them."

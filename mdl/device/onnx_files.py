@@ -17,7 +17,7 @@ from mdl.device.onnx_model import TOGETHER
 from mdl.device.plain import PlainPath, PlainPaths
 from mdl.device.preparation import Colours
 from mdl.device.quiet import quietly
-from mdl.whole_files import write_bytes
+from mdl.whole_files import write_bytes, write_whole
 
 WEIGHTS = "weights.bin"
 _ALIGNMENT = 64  # bytes
@@ -36,6 +36,7 @@ def write_onnx(
     A graph takes any number of images, 'image' [n, 3, s, s] -> 'logits' [n, classes]. The graph of
     all domains gives 'logits_<domain>' each; it is of the domains whose images have the sizes
     of the first one's; how its image is made square is for the caller to say. Gives the files.
+    Graphs of an earlier export in the folder are taken away.
 
     calibration: images [n, 3, s, s] of each domain, to quantise its graph to INT8 by.
     together: whether there is a graph of all domains; there is none in INT8.
@@ -58,7 +59,13 @@ def write_onnx(
     weights = _Weights()
     for model in models.values():
         weights.take(model)
-    write_bytes(folder / WEIGHTS, weights.content)
+
+    def write(beside: Path) -> None:
+        beside.write_bytes(weights.content)
+        for stale in folder.glob("*.onnx"):  # they would take their weights from wrong places
+            stale.unlink()
+
+    write_whole(folder / WEIGHTS, write)
     for name, model in models.items():
         write_bytes(folder / name, model.SerializeToString())
     return [folder / name for name in (WEIGHTS, *models)]

@@ -26,6 +26,11 @@ class OnnxModel:
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
+        if path.name == TOGETHER:
+            raise UserError(
+                f"{path} answers for all domains in one graph, which is for programs of your own "
+                f"(docs/on-device.md). Name its folder: {path.parent}"
+            )
         files = sorted(path.glob("*.onnx")) if path.is_dir() else [path]
         self._files = {file.stem: file for file in files if file.name != TOGETHER}
         if not self._files or not files[0].is_file():
@@ -59,6 +64,26 @@ class OnnxModel:
         return self._sessions[domain]
 
 
+class TogetherModel:
+    """The graph of all domains on one input, in a folder of ONNX files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / TOGETHER
+        self._session = open_session(self._file)
+        self._outputs = [of.name for of in self._session.get_outputs()]
+        self.domains = [name.removeprefix("logits_") for name in self._outputs]
+
+    def metadata(self, domain: str) -> Metadata:
+        """Raises UserError where there is no such domain."""
+        text = self._session.get_modelmeta().custom_metadata_map.get(KEY, "")
+        return Metadata.loads(text, self._file).of(domain)
+
+    def logits(self, domain: str, colours: Colours) -> Logits:
+        """Colours [n, 3, s, s] in 0 to 255 -> logits [n, classes]."""
+        logits: Logits = self._session.run([f"logits_{domain}"], {"image": colours})[0]
+        return logits
+
+
 def open_session(file: Path, threads: int | None = None) -> Any:
     """An ONNX Runtime session. Raises UserError where the file cannot be loaded."""
     try:
@@ -68,7 +93,7 @@ def open_session(file: Path, threads: int | None = None) -> Any:
             f"{file} needs onnxruntime, which is not installed: pip install onnxruntime"
         ) from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; the exception says them
+    options.log_severity_level = 4  # what is fatal; the exception says the rest
     if threads is not None:
         options.intra_op_num_threads = threads
     try:

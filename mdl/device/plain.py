@@ -193,15 +193,21 @@ class PlainPaths(nn.Module):
     def __init__(self, paths: Mapping[str, PlainPath]) -> None:
         super().__init__()
         self.paths = nn.ModuleList(paths.values())
+        # told apart here: while a graph is traced, modules are passing proxies whose ids recur
+        numbers: dict[nn.Module, int] = {}
+        self.numbers = [
+            [numbers.setdefault(step, len(numbers)) for step in path.steps.values()]
+            for path in paths.values()
+        ]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Colours [n, 3, s, s] in 0 to 255 -> logits [n, classes] of each domain."""
         known: dict[tuple[int, ...], Tensor] = {(): x}
         logits = []
-        for path in self.paths:
+        for path, numbers in zip(self.paths, self.numbers, strict=True):
             so_far: tuple[int, ...] = ()
-            for step in cast(PlainPath, path).steps.values():
-                after = (*so_far, id(step))
+            for step, number in zip(cast(PlainPath, path).steps.values(), numbers, strict=True):
+                after = (*so_far, number)
                 if after not in known:
                     known[after] = step(known[so_far])
                 so_far = after

@@ -27,7 +27,8 @@ class RetrainModule(MultiDomainModule):
     are trained. A step then computes no gradient but the heads'.
     added: the domains that are trained, to networks of others that are not: nodes that the others
     use rest, but for what they hold for the added ones alone (batch norm per domain), and so do
-    the others' heads. The others' outputs stay the same to the bit. Empty: all are trained.
+    the others' heads. The others' outputs stay the same to the bit. Training batches are then of
+    these domains alone. Empty: all are trained.
     ema_decay: of the weights' moving average, which is what is evaluated (see `WeightAverage`).
     """
 
@@ -77,8 +78,6 @@ class RetrainModule(MultiDomainModule):
         self.average.module.load_state_dict(self.network.state_dict())
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        if self.added:
-            batch = {domain: batch[domain] for domain in self.added}
         self.weight_step(batch, self.paths)
         self.average.update_parameters(self.network)
         if self.records_now:

@@ -1,6 +1,7 @@
 """Chains of plain convolutions compute what the trained network does."""
 
 import random
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -82,6 +83,33 @@ def test_one_image_through_all_gives_what_each_path_gives(
     with torch.no_grad():
         for together, chain in zip(PlainPaths(apart)(x), apart.values(), strict=True):
             assert torch.equal(together, chain(x))
+
+
+def test_paths_are_told_apart_while_a_graph_is_traced(
+    space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tracing hands modules out as proxies whose ids recur: here all as one."""
+
+    class Proxy:
+        step: nn.Module
+
+        def __call__(self, x: Tensor) -> Tensor:
+            out: Tensor = self.step(x)
+            return out
+
+    proxy = Proxy()
+
+    def handed_out(of: nn.ModuleDict) -> Iterator[Proxy]:
+        for proxy.step in of._modules.values():  # type: ignore[assignment]
+            yield proxy
+
+    paths = draw_paths(space, 2)
+    apart, x = chains(trained(space, paths), paths, FOLDED), colours()
+    together = PlainPaths(apart)
+    with torch.no_grad():
+        expected = [chain(x) for chain in apart.values()]
+        monkeypatch.setattr(nn.ModuleDict, "values", handed_out)
+        assert all(map(torch.equal, together(x), expected))
 
 
 class Counting(nn.Module):
