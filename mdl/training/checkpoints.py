@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import zipfile
@@ -79,6 +80,12 @@ def _sync(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+        ):  # some network disks know it of files alone
+            raise
     finally:
         os.close(descriptor)
 
@@ -139,6 +146,7 @@ class Checkpoints(Checkpoint):
         self.data = {domain: dict(of) for domain, of in data.items()}
         self.best_score = float("-inf")
         self.best_step = -1
+        self._last_step = -1  # of the last checkpoint that this process wrote
         self._stopped_early = False  # by a callback, such as Lightning's EarlyStopping
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -176,13 +184,16 @@ class Checkpoints(Checkpoint):
         self._save(trainer, pl_module, LAST)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._save(trainer, pl_module, LAST)
+        if trainer.global_step != self._last_step:  # else the previous one would be the same
+            self._save(trainer, pl_module, LAST)
 
     def _save(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:
         assert isinstance(pl_module, MultiDomainModule)
         pl_module.check_finite()
         pl_module.check_ranks()
         trainer.save_checkpoint(self.folder / name)
+        if name == LAST:
+            self._last_step = trainer.global_step
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
