@@ -1,5 +1,7 @@
 """What a user can mend."""
 
+GOES_ON = "The same command goes on from the last checkpoint."
+
 
 class UserError(ValueError):
     """Bad recipe, bad data, bad file: the message says what, found, expected and remedy.

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -89,5 +90,18 @@ def fit_on_two_nodes(
     return [(status, log.read_text()) for status, log in zip(found, logs, strict=True)]
 
 
+def _sleep_at_step_5() -> None:
+    """`python -m tests.on_ranks SECONDS SECONDS WORDS...`: `mdl.fit` whose ranks then sleep."""
+    from tests.test_faults import at_step  # which imports much else
+
+    seconds = float(sys.argv[1 + int(os.environ.get("LOCAL_RANK", 0))])
+    at_step(5, lambda: time.sleep(seconds))
+    sys.exit(run_command(lambda words: fit.main(words[2:])))
+
+
 def _stopped(process: int) -> bool:
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+if __name__ == "__main__":
+    _sleep_at_step_5()

@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +12,20 @@ from typing import Any
 
 import pytest
 import torch
+from torch import distributed as dist
 
+from mdl.errors import UserError
 from mdl.training.base import MultiDomainModule
+from mdl.training.checkpoints import AtomicCheckpointIO
+from mdl.training.rank_watch import _UNSAID, RankWatch
+from mdl.training.ranks import WatchedStrategy
 from tests.on_ranks import fit_on_two_nodes
 from tests.test_faults import WORDS, at_step, step_of, words_for
 from tests.test_fit import RETRAIN, SEARCH, assert_same_run, run_of, weights
-from tests.test_ranks import LONG, TWO, begun
+from tests.test_ranks import LONG, TWO, Started, begun
 
 # minutes: long enough for a step on two busy cores
-HANG = ["trainer.timeout=0.1"]
+HANG = ["trainer.timeout=0.3"]
 
 
 def ranks_of(started: subprocess.Popen) -> list[int]:
@@ -42,6 +48,14 @@ def gone(process: int) -> bool:
     return state == "Z"
 
 
+def assert_all_end(processes: list[int]) -> None:
+    for _ in range(100):
+        if all(map(gone, processes)):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"still there: {[process for process in processes if not gone(process)]}")
+
+
 @pytest.mark.parametrize(
     ("recipe", "rank", "number"), [(RETRAIN, 0, signal.SIGSTOP), (SEARCH, 1, signal.SIGKILL)]
 )
@@ -49,23 +63,119 @@ def test_a_lost_rank_of_one_machine_is_named_and_all_end(
     small_run: list[str], recipe: str, rank: int, number: signal.Signals
 ) -> None:
     run = run_of(small_run, "it")
-    started = begun(
-        [recipe, *small_run, *WORDS, *LONG, *TWO, *HANG, "network.batch_norm_ranks=own"], run
-    )
-    processes = ranks_of(started)
-    os.kill(processes[rank], number)
-    _, error = started.communicate(timeout=120)
-    told = "has not gone on for 0.1 minutes" if number == signal.SIGSTOP else "was lost"
+    words = [recipe, *small_run, *WORDS, *LONG, *TWO, *HANG, "network.batch_norm_ranks=own"]
+    with begun(words, run) as started:
+        processes = ranks_of(started)
+        os.kill(processes[rank], number)
+        _, error = started.communicate(timeout=120)
+        assert_all_end(processes)
+    told = "has not gone on for 0.3 minutes" if number == signal.SIGSTOP else "was lost"
     assert f"ank {rank} {told}" in error, error
     assert error.count("error: ") == 1 and "Traceback" not in error
     assert "The same command goes on from the last checkpoint" in error
     assert started.returncode == (-signal.SIGKILL if rank == 0 else 1)
-    for _ in range(100):
-        if all(map(gone, processes)):
-            break
-        time.sleep(0.1)
-    assert all(map(gone, processes))
     assert step_of(run) > 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        ((3, 600), "Rank 1 has not gone on for 0.3 minutes"),
+        ((600, 600), "No rank has taken a batch or a collective for 0.3 minutes"),
+    ],
+)
+def test_a_rank_of_one_machine_that_hangs_and_still_answers_is_named(
+    packed: Path, tmp_path: Path, seconds: tuple[int, int], told: str
+) -> None:
+    """Also where it stood still before the other did; the first rank lives to say it."""
+    words = [*map(str, seconds), *words_on_two(RETRAIN, packed, tmp_path), *TWO, *HANG]
+    with Started("tests.on_ranks", words) as started:
+        _, error = started.communicate(timeout=200)
+    assert told in error and "at step 5. All " in error, error
+    assert error.count("error: ") == 1 and "Traceback" not in error
+    assert started.returncode == 1
+    assert step_of(tmp_path / "it") == 4
+
+
+def watch_of(rank: int, ranks: int, store: dist.Store, **given: Any) -> RankWatch:
+    given = {"children": {}, "parent": None} | given
+    watch = RankWatch(rank, ranks, 18.0, lambda: 5, **given)
+    watch._store = store
+    return watch
+
+
+def test_a_rank_that_its_own_watch_ended_is_named_by_the_one_that_started_it() -> None:
+    """Status 2 is of a rank that said why itself, in `mdl.command`."""
+    for status, told in {_UNSAID: "Rank 1 has not gone on for 0.3 minutes", 2: None}.items():
+        child = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({status})"])
+        child.wait()
+        watch = watch_of(0, 2, dist.HashStore(), children={1: child})
+        sentence, ends_with = watch.lost_told()
+        assert (sentence is None) if told is None else (told in str(sentence))
+        assert ends_with == (2 if told is None else 1)
+
+
+def test_the_first_status_that_a_rank_ends_with_is_that_of_all() -> None:
+    store = dist.HashStore()
+    watch_of(1, 3, store).say_ended(2)
+    watch_of(2, 3, store).say_ended(1)
+    assert store.get("watch/ended") == b"2"
+
+
+def test_a_first_rank_with_children_tells_other_machines_that_it_ends() -> None:
+    strategy = WatchedStrategy(0.3)
+    for code, status in {2: b"2", 1: b"1"}.items():
+        store = dist.HashStore()
+        # not waited for: rank 1 is its own child, rank 2 has heard
+        strategy.watch = watch_of(0, 3, store, children={1: None})
+        store.set("watch/heard/2", "")
+        strategy.watch.leave()
+        strategy.say_ended(SystemExit(code))
+        assert store.get("watch/ended") == status
+    store = dist.HashStore()
+    strategy.watch = watch_of(1, 2, store, parent=0)
+    strategy.say_ended(UserError("the one that started it says this"))
+    assert not store.check(["watch/ended"])
+
+
+def test_rank_0_is_not_blamed_for_a_store_that_the_agent_of_torchrun_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watch = watch_of(1, 3, dist.HashStore())
+    watch._asked = 0.0  # long ago
+    monkeypatch.setattr(watch, "_position", lambda: (0, 0))
+    assert watch.hanging() == [0]
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    assert watch.hanging() == [0, 1, 2]
+
+
+def test_a_rank_that_is_lost_leaves_the_first_the_time_to_write_its_checkpoint(
+    packed: Path, tmp_path: Path
+) -> None:
+    words = [*words_on_two(RETRAIN, packed, tmp_path), "trainer.validation_interval=100"]
+
+    def at_second_save(rank: int) -> None:
+        original, saved = WatchedStrategy.save_checkpoint, []
+        write = AtomicCheckpointIO.save_checkpoint
+
+        def lost(self: WatchedStrategy, checkpoint: Any, *given: Any, **named: Any) -> None:
+            saved.append(checkpoint["global_step"])
+            if rank == 1 and len(saved) == 2:
+                used_up()
+            original(self, checkpoint, *given, **named)
+
+        def slow(self: AtomicCheckpointIO, *given: Any, **named: Any) -> None:
+            if len(saved) == 2:
+                time.sleep(12)
+            write(self, *given, **named)
+
+        WatchedStrategy.save_checkpoint = lost  # type: ignore[method-assign]
+        AtomicCheckpointIO.save_checkpoint = slow  # type: ignore[method-assign]
+
+    ended = fit_on_two_nodes([*words, *HANG], tmp_path / "logs", at_second_save)
+    assert [status for status, _ in ended] == [2, 2], ended
+    assert step_of(tmp_path / "it") == 6
+    assert step_of(tmp_path / "it", "previous.ckpt") == 3
 
 
 def words_on_two(recipe: str, packed: Path, runs: Path) -> list[str]:
@@ -83,11 +193,11 @@ def test_a_rank_that_hangs_is_named_by_the_other_and_the_run_goes_on(
 ) -> None:
     """The one by its silence, the other, whose process still answers, by how far it has come."""
     words = words_on_two(recipe, packed, tmp_path)
-    stop = [lambda: time.sleep(60), lambda: os.kill(os.getpid(), signal.SIGSTOP)][rank]
+    stop = [lambda: time.sleep(600), lambda: os.kill(os.getpid(), signal.SIGSTOP)][rank]
     ended = fit_on_two_nodes([*words, *HANG], tmp_path / "logs", on_rank(rank, 5, stop))
     status, log = ended[1 - rank]
     assert status == 1 and "Traceback" not in log
-    assert f"Rank {rank} has not gone on for 0.1 minutes" in log
+    assert f"Rank {rank} has not gone on for 0.3 minutes" in log
     assert "the others wait for it, at step 5" in log
     assert ended[rank][0] == (None if rank else 1)
     assert "error: " not in ended[rank][1]

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -117,20 +119,36 @@ def test_a_run_begun_on_two_ranks_goes_on_on_others(
     assert found[0] == found[1]
 
 
-def begun(words: list[str], run: Path) -> subprocess.Popen:
+class Started(subprocess.Popen):
+    """A command, and all that it starts: nothing of it outlives the `with` around it."""
+
+    def __init__(self, module: str, words: list[str]) -> None:
+        super().__init__(
+            [sys.executable, "-m", module, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+
+    def __exit__(self, *error: Any) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        super().__exit__(*error)
+
+
+def begun(words: list[str], run: Path) -> Started:
     """A run that has its first checkpoint and many steps left."""
-    started = subprocess.Popen(
-        [sys.executable, "-m", "mdl.fit", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    started = Started("mdl.fit", words)
     last = run / "checkpoints" / "last.ckpt"
     for _ in range(1200):
         if last.is_file() or started.poll() is not None:
             break
         time.sleep(0.1)
-    assert started.poll() is None, started.communicate()[1]
+    if not last.is_file() or started.poll() is not None:
+        with started:
+            pass
+        pytest.fail(f"not begun, status {started.returncode}")
     return started
 
 

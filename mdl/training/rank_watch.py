@@ -21,8 +21,10 @@ from typing import Any, NoReturn
 from torch import distributed as dist
 from torch.distributed.distributed_c10d import Store
 
-_GOES_ON = "The same command goes on from the last checkpoint."
+from mdl.errors import GOES_ON
+
 _GRACE = 5.0  # seconds in which a process may end by itself
+_UNSAID = 70  # status of a rank that its watch ended without a word: its parent has to say why
 
 
 @dataclass
@@ -56,12 +58,16 @@ class RankWatch:
         self.rank, self.ranks, self.timeout, self.step = rank, ranks, timeout, step
         self.children, self.parent = children, parent
         self.interval = min(5.0, timeout / 10)
+        self.quiet = max(3 * self.interval, timeout / 2)
+        self.patience = timeout + max(timeout / 2, 2 * _GRACE)  # of a rank that need not say it
         self.batches = 0
+        self.writing = False  # a checkpoint, now
         self._parent_process = os.getppid()
         self._places = [Place() for _ in range(ranks)]
         self._asked: float | None = None  # when the store was asked what it has not yet answered
         self._store: Store | None = None
         self._ended: int | None = None  # the status of a rank that said that it ends
+        self._blamed: list[int] = []  # who hangs, as first found
         self._leaving = False
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -93,13 +99,17 @@ class RankWatch:
         self._hear()
 
     def say_ended(self, status: int) -> None:
-        """Tells ranks of other launchers that this one ends, with which status."""
+        """Tells ranks of other launchers that this one ends, and how; who is first counts."""
         try:
             assert self._store is not None
-            self._store.set("watch/ended", str(status))
-            heard = [f"watch/heard/{rank}" for rank in range(self.ranks)]
+            self._store.compare_set("watch/ended", "", str(status))
+            if self.rank != 0 or not self._leaving:
+                return  # outside of Lightning's loops nobody listens any more
+            # its own children have ended by now
+            others = [rank for rank in range(self.ranks) if rank not in self.children]
+            heard = [f"watch/heard/{rank}" for rank in others]
             for _ in range(int(2 * self.interval / 0.1)):
-                if self.rank != 0 or self._store.check(heard):
+                if self._store.check(heard):
                     break
                 time.sleep(0.1)  # the store ends with rank 0
         except RuntimeError:
@@ -143,6 +153,8 @@ class RankWatch:
 
     def _position(self) -> tuple[int, ...]:
         group: Any = dist.group.WORLD
+        if group is None:  # taken down before this watch was stopped
+            return self._places[self.rank].position
         return group._get_sequence_number_for_group(), self.batches
 
     def _read(self, rank: int, told: str) -> None:
@@ -162,14 +174,35 @@ class RankWatch:
     def _look(self) -> None:
         since = None
         while not self._stopped.wait(min(self.interval, 1.0)):
-            if self._store is not None and (blamed := self.hanging()):
-                self._end(self._hang_told(blamed), 1, blamed)
+            if self._store is not None:
+                self._end_if_hanging()
             if self._leaving or (self.lost() is None and self._ended is None):
                 continue
             # the thread that trains finds out too, mostly, and ends as it should
             since = since or time.monotonic()
-            if time.monotonic() - since > _GRACE:
+            if time.monotonic() - since > (self.timeout if self.writing else _GRACE):
                 self._end_after_loss()
+
+    def _end_if_hanging(self) -> None:
+        """One rank says who hangs, and ends all that it reaches; the others leave it the time."""
+        found = self.hanging()
+        # kept until this rank moves: others that fall silent from here on have ended
+        blamed = self._blamed = (self._blamed or found) if found else []
+        if not blamed:
+            return
+        speaks = min((r for r in range(self.ranks) if r not in blamed), default=0)
+        stood = time.monotonic() - self._places[self.rank].moved
+        if self.rank != speaks and stood < self.patience:
+            return
+        # rank 0 that should have spoken may be what was lost
+        says = self.rank == speaks or (len(blamed) == self.ranks and self.parent is None)
+        status = 1 if says or self.parent is None else _UNSAID
+        # a parent that is to speak, and still can, says what became of this rank
+        ends_parent = self.parent in blamed and (self.parent != speaks or self._silent(speaks))
+        self._end(self._hang_told(blamed) if says else None, status, ends_parent)
+
+    def _silent(self, rank: int) -> bool:
+        return time.monotonic() - self._places[rank].since > self.quiet
 
     def hanging(self) -> list[int]:
         """The ranks that all wait for, where this one has waited for too long; else none."""
@@ -177,30 +210,35 @@ class RankWatch:
         now = time.monotonic()
         if now - self._places[self.rank].moved < self.timeout:
             return []
-        quiet = max(3 * self.interval, self.timeout / 2)
-        if self.rank != 0 and self._asked is not None and now - self._asked > quiet:
-            return [0]  # it holds the store
-        others = [rank for rank in range(self.ranks) if rank != self.rank]
-        if silent := [rank for rank in others if now - self._places[rank].since > quiet]:
+        everyone = list(range(self.ranks))
+        if self._asked is not None and now - self._asked > self.quiet:
+            # under torchrun its agent holds the store: nothing is known of the ranks
+            if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+                return everyone
+            if self.rank != 0:
+                return [0]  # it holds the store
+        if silent := [rank for rank in everyone if rank != self.rank and self._silent(rank)]:
             return silent
         furthest = max(place.position for place in self._places)
         behind = [rank for rank, place in enumerate(self._places) if place.position < furthest]
-        return behind or list(range(self.ranks))
+        return behind or everyone
 
-    def _hang_told(self, blamed: Sequence[int]) -> str | None:
-        """None where another rank says it."""
-        speaks = min((r for r in range(self.ranks) if r not in blamed), default=0)
-        if self.rank != speaks:
-            return None
-        minutes = f"{self.timeout / 60:.3g} minutes (trainer.timeout)"
+    def _hang_told(self, blamed: Sequence[int]) -> str:
         if len(blamed) == self.ranks:
-            who = f"No rank has gone on for {minutes}, though all answer: each waits for another"
+            who = (
+                f"No rank has taken a batch or a collective for {self._minutes()}: each waits for "
+                "another, or a step or an evaluation takes longer than that, and trainer.timeout "
+                "has to be raised;"
+            )
         elif len(blamed) == 1:
-            who = f"Rank {blamed[0]} has not gone on for {minutes}; the others wait for it"
+            who = f"Rank {blamed[0]} has not gone on for {self._minutes()}; the others wait for it,"
         else:
             names = ", ".join(map(str, blamed))
-            who = f"Ranks {names} have not gone on for {minutes}; the others wait for them"
-        return f"{who}, at step {self.step()}. All of them are ended. {_GOES_ON}"
+            who = f"Ranks {names} have not gone on for {self._minutes()}; the others wait for them,"
+        return f"{who} at step {self.step()}. All of them are ended. {GOES_ON}"
+
+    def _minutes(self) -> str:
+        return f"{self.timeout / 60:.3g} minutes (trainer.timeout)"
 
     def lost(self) -> tuple[int, int | None] | None:
         """A rank whose process has ended, and its status where it is known."""
@@ -217,12 +255,15 @@ class RankWatch:
         if lost is None:
             return None, 1 if self._ended is None else self._ended
         rank, status = lost
+        if status == _UNSAID:
+            who = f"Rank {rank} has not gone on for {self._minutes()}"
+            return f"{who}, at step {self.step()}. All are ended. {GOES_ON}", 1
         if status is not None and status > 0:
             return None, status  # ended by itself, and said why
         how = "" if status is None else f" (signal {signal.Signals(-status).name})"
         if status is None and self.rank > self.parent + 1:  # type: ignore[operator]
             return None, 1  # the first of several says it
-        return f"The process of rank {rank} was lost{how}, at step {self.step()}. {_GOES_ON}", 1
+        return f"The process of rank {rank} was lost{how}, at step {self.step()}. {GOES_ON}", 1
 
     def wait_for_loss(self) -> bool:
         """Whether a rank turns out to be lost, or to have ended, within the time of grace."""
@@ -234,14 +275,14 @@ class RankWatch:
 
     def _end_after_loss(self) -> NoReturn:
         sentence, status = self.lost_told()
-        self._end(sentence, status, [])
+        self._end(sentence, status, ends_parent=False)
 
-    def _end(self, sentence: str | None, status: int, blamed: Sequence[int]) -> NoReturn:
+    def _end(self, sentence: str | None, status: int, ends_parent: bool) -> NoReturn:
         """Ends this process, and those of other ranks that it can reach, whatever they do."""
         if sentence is not None:
             print(f"error: {sentence}", file=sys.stderr, flush=True)
         self.kill_children()
-        if self.parent in blamed and os.getppid() == self._parent_process:
+        if ends_parent and os.getppid() == self._parent_process:
             os.kill(self._parent_process, signal.SIGKILL)
         # the thread that trains waits where no exception reaches it
         os._exit(status)

@@ -155,15 +155,29 @@ class WatchedStrategy(DDPStrategy):
     def say_ended(self, error: BaseException) -> None:
         """To be called with what the command ends with: ranks elsewhere then end with its status.
 
-        Those of this machine that the first started have ended with it.
+        A rank that another one started need not: that one finds out, and says it.
         """
-        if self.watch is not None and not self.watch.children and self.watch.parent is None:
-            self.watch.say_ended(2 if isinstance(error, UserError) else 1)
+        if self.watch is not None and self.watch.parent is None:
+            status = 2 if isinstance(error, UserError) else 1
+            if isinstance(error, SystemExit):  # what another rank ended with
+                status = int(str(error.code))
+            self.watch.say_ended(status)
+
+    def save_checkpoint(self, *given: Any, **named: Any) -> None:
+        """Where another rank is lost meanwhile, the watch lets this one finish the file."""
+        assert self.watch is not None
+        self.watch.writing = True
+        try:
+            super().save_checkpoint(*given, **named)
+        finally:
+            self.watch.writing = False
 
     def teardown(self) -> None:
-        super().teardown()
-        if self.watch is not None:
-            self.watch.stop()
+        try:
+            super().teardown()  # waits for the device, and may so for ranks that are lost
+        finally:
+            if self.watch is not None:
+                self.watch.stop()
 
 
 def _of_the_network(error: BaseException) -> bool:
