@@ -8,12 +8,10 @@ from contextlib import contextmanager
 import lightning as L
 import torch
 
-from mdl.errors import OwnError, ProcessLost
+from mdl.errors import GOES_ON, OwnError, ProcessLost
 from mdl.recipe import Recipe
 from mdl.training.ranks import WatchedStrategy
 from mdl.training.stop_signal import RunStopped
-
-_GOES_ON = "The same command goes on from the last checkpoint."
 
 
 class ErrorStage(L.Callback):
@@ -52,7 +50,7 @@ def _told(error: Exception, trainer: L.Trainer, recipe: Recipe) -> BaseException
     if (worker := _lost_worker(error)) is not None:
         return ProcessLost(
             f"At step {trainer.global_step} a decoding process was lost: {worker}. Mostly the "
-            f"system ended it for want of memory. {_GOES_ON} With a lower data.workers it needs "
+            f"system ended it for want of memory. {GOES_ON} With a lower data.workers it needs "
             "less memory."
         )
     if _out_of_memory(error):
@@ -79,10 +77,10 @@ def _memory_told(error: BaseException, trainer: L.Trainer, recipe: Recipe) -> st
         size = recipe.data.evaluation_batch_size
         return (
             f"{where}, evaluating {size} images of each domain at once: {words}. Lower "
-            f"data.evaluation_batch_size, which changes no result. {_GOES_ON}"
+            f"data.evaluation_batch_size, which changes no result. {GOES_ON}"
         )
     return (
         f"{where}, with data.batch_size = {recipe.data.batch_size} on {trainer.world_size} "
         f"devices: {words}. Give the same command more trainer.devices, or start a new run with "
-        f"name=... and a lower data.batch_size. {_GOES_ON}"
+        f"name=... and a lower data.batch_size. {GOES_ON}"
     )
