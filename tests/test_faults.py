@@ -309,9 +309,9 @@ def test_a_command_whose_decoding_process_is_killed_ends_with_status_1(
     packed: Path, tmp_path: Path
 ) -> None:
     words, run = words_for(SEARCH, packed, tmp_path), tmp_path / "it"
-    started = begun([*words, *LONG, "data.workers=1"], run)
-    os.kill(workers(started.pid)[0], signal.SIGKILL)
-    _, error = started.communicate(timeout=120)
+    with begun([*words, *LONG, "data.workers=1"], run) as started:
+        os.kill(workers(started.pid)[0], signal.SIGKILL)
+        _, error = started.communicate(timeout=120)
     assert started.returncode == 1
     assert "a decoding process was lost: DataLoader worker" in error
     assert "Traceback" not in error

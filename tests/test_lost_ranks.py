@@ -119,6 +119,7 @@ def test_the_first_status_that_a_rank_ends_with_is_that_of_all() -> None:
     store = dist.HashStore()
     watch_of(1, 3, store).say_ended(2)
     watch_of(2, 3, store).say_ended(1)
+    assert store.check(["watch/ended"])  # else `get` waits for it
     assert store.get("watch/ended") == b"2"
 
 
@@ -131,6 +132,7 @@ def test_a_first_rank_with_children_tells_other_machines_that_it_ends() -> None:
         store.set("watch/heard/2", "")
         strategy.watch.leave()
         strategy.say_ended(SystemExit(code))
+        assert store.check(["watch/ended"])  # else `get` waits for it
         assert store.get("watch/ended") == status
     store = dist.HashStore()
     strategy.watch = watch_of(1, 2, store, parent=0)

@@ -170,9 +170,9 @@ def test_a_signal_ends_a_run_after_its_step_and_the_same_command_goes_on(
 ) -> None:
     words = [*small_run, *LONG, *validated, "retrain.paths=common", "name=it"]
     run = run_of(words, "it")
-    started = begun([RETRAIN, *words], run)
-    started.send_signal(number)
-    out, error = started.communicate(timeout=120)
+    with begun([RETRAIN, *words], run) as started:
+        started.send_signal(number)
+        out, error = started.communicate(timeout=120)
     assert started.returncode == fit.STOPPED, error
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert f"stopped at step {state['global_step']} ({number.name})" in out
@@ -185,9 +185,9 @@ def test_a_signal_ends_a_run_after_its_step_and_the_same_command_goes_on(
 def test_what_one_rank_is_told_ends_all_after_the_same_step(small_run: list[str]) -> None:
     words = [*small_run, *LONG, *TWO, "name=it"]
     run = run_of(words, "it")
-    started = begun([SEARCH, *words], run)
-    os.kill(children(started.pid, b"LOCAL_RANK=1")[0], signal.SIGUSR1)
-    out, error = started.communicate(timeout=120)
+    with begun([SEARCH, *words], run) as started:
+        os.kill(children(started.pid, b"LOCAL_RANK=1")[0], signal.SIGUSR1)
+        out, error = started.communicate(timeout=120)
     assert started.returncode == fit.STOPPED, error
     step = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert f"stopped at step {step}" in out and step % 10 == 0
