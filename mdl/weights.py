@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,10 @@ def _read(file: Path, recipe: Recipe, remedy: str) -> dict[str, Any]:
         owner, _ = content["run"], content["data"]
     except PermissionError as error:
         raise UserError(f"{file} may not be read by you. Give it back its permissions.") from error
+    except pickle.UnpicklingError as error:  # torch's words advise to let it run code
+        raise DamagedCheckpoint(
+            file, "it holds not tensors and plain values alone", remedy
+        ) from error
     except Exception as error:  # zipfile and torch raise many kinds on damaged files
         words = str(error).splitlines() or [""]
         why = f"{type(error).__name__}: {words[0].rstrip('.')}"
