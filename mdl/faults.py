@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from traceback import walk_tb
 
 import lightning as L
 import torch
@@ -59,9 +61,16 @@ def _told(error: Exception, trainer: L.Trainer, recipe: Recipe) -> BaseException
 
 
 def _lost_worker(error: BaseException) -> str | None:
-    """torch's own words about a DataLoader's worker that is no more."""
-    words = str(error).partition("\n")[0]
-    return words.rstrip(". ") if words.startswith("DataLoader worker (pid") else None
+    """The words of torch, or of the system, about a DataLoader's worker that is no more."""
+    words = str(error).partition("\n")[0].rstrip(". ")
+    if words.startswith("DataLoader worker (pid"):
+        return words
+    # one that ended while it handed over what it had decoded
+    files = (frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__))
+    of_loader = any(Path(file).name == "dataloader.py" for file in files)
+    if isinstance(error, ConnectionError | EOFError) and of_loader:
+        return f"its DataLoader worker ended ({words or type(error).__name__})"
+    return None
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -13,6 +13,7 @@ import torch
 
 from mdl import evaluate, fit
 from mdl.errors import OwnError, ProcessLost, UserError
+from mdl.faults import _lost_worker
 from mdl.run_folder import RunFolder
 from mdl.training.base import MultiDomainModule
 from mdl.training.checkpoints import read_whole
@@ -313,7 +314,7 @@ def test_a_command_whose_decoding_process_is_killed_ends_with_status_1(
         os.kill(workers(started.pid)[0], signal.SIGKILL)
         _, error = started.communicate(timeout=120)
     assert started.returncode == 1
-    assert "a decoding process was lost: DataLoader worker" in error
+    assert "a decoding process was lost: " in error and "DataLoader worker" in error
     assert "Traceback" not in error
     assert read_whole(run / "checkpoints" / "last.ckpt")["global_step"] >= 3
 
@@ -381,3 +382,12 @@ def test_a_domain_that_is_not_finite_is_named_and_the_run_goes_on_from_before(
     if phase != "finalists":
         fit.main(words)
         assert_same_end(run, unbroken(recipe))
+
+
+def test_a_decoding_process_lost_while_it_hands_over_is_told_from_other_lost_connections() -> None:
+    """Its trainer gets the system's error then, of which torch says nothing."""
+    lost = "raise ConnectionResetError(104, 'Connection reset by peer')"
+    for file, told in (("torch/utils/data/dataloader.py", True), ("fsspec/http.py", False)):
+        with pytest.raises(ConnectionResetError) as error:
+            exec(compile(lost, file, "exec"))
+        assert (_lost_worker(error.value) is not None) == told
