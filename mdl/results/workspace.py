@@ -7,8 +7,9 @@ from typing import Any
 import wandb_workspaces.workspaces as workspaces
 from wandb_workspaces.reports.v2.interface import LinePlot, MediaBrowser
 
+from mdl.results.wandb_run import STEP
+
 NAME = "mdl"
-STEP = "trainer/global_step"
 
 # section -> title of a panel -> quantity whose records it draws, one line per domain and run
 _LINES = {
