@@ -56,10 +56,16 @@ def shards_in_window(
     streams: that walk over each domain, each in its own order.
     """
     windows: dict[str, int | None] = {}
-    left, waiting = limit, sorted(shard_bytes, key=lambda name: sum(shard_bytes[name]))
+    whole = {name: sum(sizes) for name, sizes in shard_bytes.items()}
+    # of a shard in each of what is in use at once: less cannot be had
+    shard = {name: 2 * streams * max(sizes) for name, sizes in shard_bytes.items()}
+    least = {name: min(shard[name], whole[name]) for name in whole}
+    left = max(limit - sum(least.values()), 0)
+    waiting = sorted(whole, key=lambda name: whole[name] - least[name])
     for done, name in enumerate(waiting):
-        share = left // (len(waiting) - done)
-        size, largest = sum(shard_bytes[name]), max(shard_bytes[name])
-        windows[name] = None if size <= share else max(share // (2 * streams * largest), 1)
-        left -= min(size, share)
+        share = least[name] + left // (len(waiting) - done)
+        fits = whole[name] <= share
+        windows[name] = None if fits else max(share // shard[name], 1)
+        used = whole[name] if fits else max(share // shard[name], 1) * shard[name]
+        left -= used - least[name]
     return windows
