@@ -102,6 +102,7 @@ def build_data(
         common_normalisation=recipe.network.batch_norm == "shared",
         rewards_only=recipe.phase == "search" and recipe.search.supernet_file is not None,
         trained=trained,
+        decoded_dir=Path(data.decoded_dir) if data.decoded_dir is not None else None,
     )
 
 
@@ -257,6 +258,7 @@ def build_finalists(
         [_derived_network(recipe, domains, of) for of in finalists],
         finalists,
         ema_decay=recipe.retrain.ema_decay,
+        cuda_graph=recipe.trainer.cuda_graph,
         **_weights_training(recipe),
     )
 
@@ -273,6 +275,7 @@ def build_retrain(
         frozen=recipe.retrain.paths == "backbone" and recipe.retrain.backbone == "frozen",
         added=architecture.source.get("added", ()) if recipe.retrain.paths == "added" else (),
         ema_decay=recipe.retrain.ema_decay,
+        cuda_graph=recipe.trainer.cuda_graph,
         **_weights_training(recipe),
     )
     if recipe.trainer.compile:

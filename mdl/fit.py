@@ -54,7 +54,7 @@ from mdl.training.finalists import FinalistsModule
 from mdl.training.retrain import RetrainModule
 from mdl.training.search import SearchModule
 from mdl.training.stop_signal import RunStopped
-from mdl.weights import load_backbone, load_reused, load_supernet
+from mdl.weights import load_backbone, load_common_start, load_reused, load_supernet
 
 STOPPED = 75  # exit status of a run that was told to stop and can go on (sysexits' EX_TEMPFAIL)
 
@@ -109,10 +109,12 @@ def fit(recipe: Recipe, folder: RunFolder, allowed: Sequence[str] = ()) -> Fitte
         finalists = finalists or choose_finalists(recipe, domains)
         module = build_finalists(recipe, domains, finalists)
     elif recipe.phase == "search":
-        module = build_search(recipe, domains)
+        module = searching = build_search(recipe, domains)
         # once: a run's own checkpoint carries it
         if recipe.search.supernet_file is not None and saved is None:
             load_supernet(module, recipe, domains)
+        if recipe.search.common_file is not None and saved is None:
+            load_common_start(searching.controllers, recipe, domains)
         if recipe.search.backbone_file is not None and saved is None:
             load_reused(module, recipe, domains)
     else:

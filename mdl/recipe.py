@@ -65,6 +65,8 @@ class DataRecipe:
     evaluation_batch_size: int = 64  # images of each domain per step and rank
     held_out: float = 0.2  # part of the training images that only rewards see (search)
     workers: int = 1  # decoding processes per rank
+    # a folder where images are kept decoded, load_size ** 2 * 3 bytes each; null: decoded each time
+    decoded_dir: str | None = None
     broken_images_limit: int = 10  # per domain; one more ends the run
 
 
@@ -136,6 +138,9 @@ class SearchRecipe:
     warmup_common_path: bool = True
     # a checkpoint of an earlier search: its weights rest, controllers are searched anew
     supernet_file: str | None = None
+    # a checkpoint of a search of one common path (controllers: common): every domain's controller
+    # sets out from that one, and leaves it where its images ask for it
+    common_file: str | None = None
     # a retraining's checkpoint: paths of new domains are searched through its nodes, which rest;
     # new_blocks: also through blocks that no path of it has, which are trained
     backbone_file: str | None = None
@@ -190,6 +195,8 @@ class TrainerRecipe:
     strategy: str = "auto"
     timeout: float = 30.0  # minutes that ranks wait for one that does not go on; then all end
     precision: str = "32-true"  # or bf16-mixed
+    # on a GPU, a retraining's step is launched as a whole and not kernel by kernel
+    cuda_graph: bool = True
     compile: bool = False  # the retrained network; minutes at the start of a run
     threads: int | None = None  # of the CPU; null: as torch finds best
     validation_interval: int = 100  # steps

@@ -323,6 +323,7 @@ def _check_search(merged: DictConfig) -> None:
                 "Expected own."
             )
     _check_finalists(merged)
+    _check_common_start(search)
     if search.candidates is not None and search.controllers == "common":
         raise UserError(
             f"search.candidates is {search.candidates}, but search.controllers is 'common': random "
@@ -410,6 +411,23 @@ def _check_finalists(merged: DictConfig) -> None:
             f"balancing.method is {merged.balancing.method}, which weighs the losses of one "
             f"network; search.finalists trains {search.finalists}. Set balancing.method=none."
         )
+
+
+def _check_common_start(search: Any) -> None:
+    if search.common_file is None:
+        return
+    if search.controllers == "common":
+        raise UserError(
+            f"search.common_file is {search.common_file}, but search.controllers is common: it is "
+            "where the controllers of single domains set out from. Set search.common_file=null."
+        )
+    for key in ("candidates", "finalists"):
+        if search[key] is not None:
+            raise UserError(
+                f"search.common_file is {search.common_file} and search.{key} is {search[key]}: "
+                "no controllers are searched that could set out from it. Set "
+                "search.common_file=null."
+            )
 
 
 def _check_retrained_paths(merged: DictConfig) -> None:

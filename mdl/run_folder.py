@@ -30,6 +30,7 @@ _FREE = {
     "wandb",
     "data.workers",
     "data.cache_dir",
+    "data.decoded_dir",
     "data.evaluation_batch_size",
     "data.broken_images_limit",
     "trainer.max_steps",
@@ -39,6 +40,7 @@ _FREE = {
     "trainer.strategy",
     "trainer.threads",
     "trainer.timeout",
+    "trainer.cuda_graph",
 }
 
 _LAST_RECORDS = 2**17  # bytes, of the end of the metrics file, that hold whole records

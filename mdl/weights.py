@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mdl.data.domains import Domain
@@ -107,6 +108,28 @@ def load_controllers(
     words += _different(("search.controllers", *kinds))
     _check_as_then(key, file, words, "controllers")
     controllers.load_state_dict(_part_of(state, "controllers."))
+
+
+def load_common_start(
+    controllers: Controllers, recipe: Recipe, domains: Mapping[str, Domain]
+) -> None:
+    """Lets every domain's controller begin as that of a search of one path, `search.common_file`.
+
+    Raises UserError where the checkpoint is of no finished search of one common path, or of
+    another space.
+    """
+    key, file = "search.common_file", recipe.search.common_file
+    earlier, state = _of_a_search(key, file, domains)
+    words = overrides_between(recipe, earlier, ["space"])
+    _check_as_then(key, file, words, "controllers")
+    logits = _part_of(state, "controllers.").get("logits")
+    if logits is None or len(logits) != 1:
+        raise UserError(
+            f"{key} is {file}, of a search with a controller for each domain, or with none; "
+            "expected one with search.controllers=common."
+        )
+    with torch.no_grad():
+        controllers.logits.copy_(logits.expand_as(controllers.logits))
 
 
 def _of_a_search(

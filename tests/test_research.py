@@ -65,6 +65,59 @@ def test_controllers_are_searched_again_for_a_size_and_the_weights_rest(trained:
     assert not torch.equal(before["controllers.logits"], after["controllers.logits"])
 
 
+@pytest.fixture
+def common_start(trained: list[str]) -> list[str]:
+    """The words of a search whose controllers set out from one for all."""
+    fit.main([SEARCH, *trained, "search.controllers=common", "name=common"])
+    file = run_of(trained, "common") / "checkpoints" / "last.ckpt"
+    return [*trained, f"search.common_file={file}"]
+
+
+def test_every_controller_sets_out_from_the_common_one(common_start: list[str]) -> None:
+    # too slow to leave it
+    fit.main([SEARCH, *common_start, "search.learning_rate=1e-9", "name=set_out"])
+    common = weights(run_of(common_start, "common"))["controllers.logits"]
+    found = weights(run_of(common_start, "set_out"))["controllers.logits"]
+    torch.testing.assert_close(found, common.expand_as(found), atol=1e-6, rtol=0)
+    of_all = Architecture.read(run_of(common_start, "common") / "architecture.json")
+    mine = Architecture.read(run_of(common_start, "set_out") / "architecture.json")
+    assert mine.paths == of_all.paths
+
+
+def test_a_search_from_a_common_start_goes_on_as_if_it_had_not_stopped(
+    common_start: list[str],
+) -> None:
+    words = [SEARCH, *common_start]
+    fit.main([*words, "name=unbroken"])
+    with dying_at(6, "record"):
+        fit.main([*words, "name=broken"])
+    # what it set out from is in its own checkpoint by now
+    (run_of(common_start, "common") / "checkpoints" / "last.ckpt").unlink()
+    fit.main([*words, "name=broken"])
+    assert_same_run(run_of(common_start, "unbroken"), run_of(common_start, "broken"))
+
+
+def test_a_common_start_is_of_a_search_of_one_path(trained: list[str]) -> None:
+    file = run_of(trained, "first") / "checkpoints" / "last.ckpt"
+    with pytest.raises(UserError, match="expected one with search.controllers=common"):
+        fit.main([SEARCH, *trained, f"search.common_file={file}", "name=other"])
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("search.controllers=common", "where the controllers of single domains set out from"),
+        ("search.finalists=4", "no controllers are searched"),
+    ],
+)
+def test_a_common_start_is_of_controllers_of_single_domains(word: str, text: str) -> None:
+    words = [SEARCH, "search.common_file=a.ckpt", "search.controllers_file=b.ckpt", word]
+    if word == "search.controllers=common":
+        words.remove("search.controllers_file=b.ckpt")
+    with pytest.raises(UserError, match=text):
+        load_recipe(words)
+
+
 @pytest.mark.parametrize("method", [[], ["search.candidates=3"]], ids=["controllers", "random"])
 def test_a_search_on_a_frozen_supernetwork_goes_on_as_if_it_had_not_stopped(
     trained: list[str], method: list[str]

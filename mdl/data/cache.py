@@ -91,7 +91,7 @@ class Cache:
         target = self.folder / "files" / f"{sha256[:20]}-{file}"
         if not target.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(target.with_name(f".{target.name}.lock")):
+            with locked(target.with_name(f".{target.name}.lock")):
                 if not target.is_file():
                     beside = target.with_name(f".{target.name}.partial")
                     self._make_room(beside, size or 0)
@@ -116,7 +116,7 @@ class Cache:
                 f"{beside.name[1:-8]} has {size} bytes, data.cache_gb allows {self.limit}; "
                 "expected room for a shard. Raise data.cache_gb."
             )
-        with _locked(beside.parent / ".lock"):
+        with locked(beside.parent / ".lock"):
             known = _stored(beside.parent, beside)
             total = sum(of.st_size for of in known.values())
             for file in sorted(known, key=lambda file: known[file].st_mtime):
@@ -210,7 +210,7 @@ def _download(url: str, target: Path) -> None:
 
 
 @contextmanager
-def _locked(file: Path) -> Iterator[None]:
+def locked(file: Path) -> Iterator[None]:
     with file.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -14,11 +15,11 @@ from mdl.data.parcel import Sample
 from mdl.data.sampling import batch_sizes, shards_in_window
 from mdl.data.shards import ShardImages
 from mdl.data.steps import (
-    DomainImages,
     EvaluationSteps,
     Share,
     TrainingOrder,
     TrainingSteps,
+    domain_images,
     training_images,
 )
 from mdl.data.streams import BrokenImages, EvaluationStream, TrainingFeed
@@ -49,6 +50,8 @@ class MultiDomainData(L.LightningDataModule):
     rewards_only: whether a step holds held-out images alone, where no weights are trained.
     trained: the domains that training batches are of; empty: all. No other's training images are
     decoded; evaluation is of all. It changes no trained domain's images, order or batch size.
+    decoded_dir: where images are kept decoded (`DecodedImages`); None: they are decoded anew for
+    each step. It changes no step.
 
     The position is the number of completed steps, which the trainer counts; loaders fetch
     ahead of it.
@@ -73,6 +76,7 @@ class MultiDomainData(L.LightningDataModule):
         common_normalisation: bool = False,
         rewards_only: bool = False,
         trained: Sequence[str] = (),
+        decoded_dir: Path | None = None,
     ) -> None:
         super().__init__()
         self.domains = dict(domains)
@@ -87,6 +91,7 @@ class MultiDomainData(L.LightningDataModule):
         self.train_splits = tuple(train_splits)
         self.evaluation_batch_size = evaluation_batch_size
         self.broken_images = BrokenImages(broken_images_limit)
+        self.decoded_dir = decoded_dir
         self.split = "test"  # what a test pass goes over
         self._completed_steps = 0
         self._transform = BatchTransform(self.domains, image_size, common_normalisation)
@@ -109,7 +114,9 @@ class MultiDomainData(L.LightningDataModule):
         streams = ["train"] if held_out is None else ["train", "held_out"]
         orders: dict[str, dict[str, TrainingOrder]] = {stream: {} for stream in streams}
         chosen = {
-            name: training_images(domain, self.load_size[name], held_out, self.train_splits)
+            name: training_images(
+                domain, self.load_size[name], held_out, self.train_splits, self.decoded_dir
+            )
             for name, domain in self.domains.items()
         }
         windows = self._windows({n: images.shards for n, (images, _) in chosen.items()}, streams)
@@ -149,6 +156,11 @@ class MultiDomainData(L.LightningDataModule):
             return Share()
         return Share(self.trainer.global_rank, self.trainer.world_size)
 
+    @property
+    def _pins(self) -> bool:
+        """Whether images go to a GPU, which then does not have to be waited for."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
     def check_ranks(self, ranks: int) -> None:
         """Raises UserError where a rank would get fewer than two images of a domain."""
         for stream, sizes in self.batch_size.items():
@@ -175,7 +187,9 @@ class MultiDomainData(L.LightningDataModule):
         share = self._share
         self.check_ranks(share.ranks)
         steps = TrainingSteps(self._orders, self.batch_size, share)
-        feed = TrainingFeed(steps, self._completed_steps, self.workers, self.broken_images)
+        feed = TrainingFeed(
+            steps, self._completed_steps, self.workers, self.broken_images, self._pins
+        )
         streams = feed.streams()
         return CombinedLoader(
             streams["train"] if list(streams) == ["train"] else streams, "min_size"
@@ -190,13 +204,13 @@ class MultiDomainData(L.LightningDataModule):
     def evaluation_stream(self, split: str) -> EvaluationStream:
         """Every image of a split once, over all ranks."""
         images = {
-            name: DomainImages(domain, ShardImages(domain, split), self.load_size[name])
+            name: domain_images(domain, self.load_size[name], [split], self.decoded_dir)
             for name, domain in self.domains.items()
         }
         for name, of in images.items():
             self.broken_images.add(name, of.shards.cut_off())
         steps = EvaluationSteps(images, self.evaluation_batch_size, self._share)
-        return EvaluationStream(steps, self.workers, self.broken_images)
+        return EvaluationStream(steps, self.workers, self.broken_images, self._pins)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Samples -> images and labels, augmented while training."""

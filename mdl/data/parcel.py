@@ -59,6 +59,10 @@ class Parcel:
         )
         return cls(whole, shapes, [[] for _ in shapes], list(sizes))
 
+    def pin_memory(self) -> Parcel:
+        """The same in pinned memory; a DataLoader calls it."""
+        return replace(self, whole=Sample(*(tensor.pin_memory() for tensor in self.whole)))
+
     def open(self) -> dict[tuple[str, ...], Part]:
         """The parts by name, as views. Raises UserError where a worker met one."""
         if self.error:

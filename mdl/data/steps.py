@@ -9,10 +9,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Dataset
 
+from mdl.data.decoded import DecodedImages
 from mdl.data.decoding import decode
 from mdl.data.domains import Domain
 from mdl.data.images import BrokenImage, Pixels
@@ -32,13 +34,19 @@ from mdl.errors import UserError
 class DomainImages:
     """The images of one domain that a stream walks over, decoded to squares of `size` px.
 
-    chosen: which of them; None for all.
+    chosen: which of them; None for all. decoded: those that were decoded before, if any.
     """
 
     def __init__(
-        self, domain: Domain, shards: ShardImages, size: int, chosen: Integers | None = None
+        self,
+        domain: Domain,
+        shards: ShardImages,
+        size: int,
+        chosen: Integers | None = None,
+        decoded: DecodedImages | None = None,
     ) -> None:
         self.domain, self.shards, self.size = domain, shards, size
+        self.decoded = decoded
         self._labels = np.ascontiguousarray(shards.rows["label"])
         self.chosen = np.arange(len(self.shards)) if chosen is None else chosen
 
@@ -47,8 +55,18 @@ class DomainImages:
 
     def decode(self, image: int, into: Pixels) -> int:
         """Decodes an image and gives its label. Raises BrokenImage."""
-        into[:] = decode(self.shards.read(image), self.size, self.domain.fit)
+        if self.decoded is not None:
+            self.decoded.read(image, into)
+        else:
+            into[:] = decode(self.shards.read(image), self.size, self.domain.fit)
         return int(self._labels[image])
+
+    def decode_all(self, images: Integers, into: Pixels, labels: Integers) -> bool:
+        """Many images that were decoded before, with their labels; False where it is not so."""
+        if self.decoded is None or not self.decoded.read_all(images, into):
+            return False
+        labels[:] = self._labels[images]
+        return True
 
 
 @dataclass(frozen=True)
@@ -80,6 +98,9 @@ class TrainingOrder:
             order, draws_of_epoch = self._epoch(epoch)
             indices = numbers[start:stop] - epoch * size
             draws[start:stop] = draws_of_epoch[indices]
+            given = pixels[start:stop], labels[start:stop]
+            if self.images.decode_all(order[indices], *given):
+                continue
             for slot, index in enumerate(indices.tolist(), start):
                 labels[slot] = self._decode_from(order, index, pixels[slot], part.broken)
 
@@ -183,6 +204,8 @@ class EvaluationSteps(Dataset[Parcel]):
     def _fill(images: DomainImages, chosen: Integers, part: Part) -> None:
         pixels, labels, draws = (of.numpy() for of in part.sample)
         draws[:] = 0.5  # the middle
+        if images.decode_all(chosen, pixels, labels):
+            return
         for slot, image in enumerate(chosen):
             try:
                 labels[slot] = images.decode(int(image), pixels[slot])
@@ -191,13 +214,27 @@ class EvaluationSteps(Dataset[Parcel]):
                 part.broken.append(images.shards.name_of(int(image)))
 
 
+def domain_images(
+    domain: Domain, size: int, splits: Sequence[str], decoded_dir: Path | None = None
+) -> DomainImages:
+    """All images of some splits. decoded_dir: where they are kept decoded; None: nowhere."""
+    shards = ShardImages(domain, *splits)
+    decoded = DecodedImages(decoded_dir, domain, shards, size) if decoded_dir is not None else None
+    return DomainImages(domain, shards, size, decoded=decoded)
+
+
 def training_images(
-    domain: Domain, size: int, held_out_fraction: float | None, splits: Sequence[str] = ("train",)
+    domain: Domain,
+    size: int,
+    held_out_fraction: float | None,
+    splits: Sequence[str] = ("train",),
+    decoded_dir: Path | None = None,
 ) -> tuple[DomainImages, DomainImages | None]:
     """A domain's training images, and those held out of them for a search's rewards."""
-    shards = ShardImages(domain, *splits)
+    images = domain_images(domain, size, splits, decoded_dir)
+    shards, decoded = images.shards, images.decoded
     if held_out_fraction is None:
-        return DomainImages(domain, shards, size), None
+        return images, None
     count = len(shards)
     if count < 2:
         raise UserError(
@@ -205,5 +242,5 @@ def training_images(
             "one to learn from and one held out. Leave it out with data.domains."
         )
     mask = held_out(domain.name, count, held_out_fraction)
-    train = DomainImages(domain, shards, size, np.flatnonzero(~mask))
-    return train, DomainImages(domain, shards, size, np.flatnonzero(mask))
+    train = DomainImages(domain, shards, size, np.flatnonzero(~mask), decoded)
+    return train, DomainImages(domain, shards, size, np.flatnonzero(mask), decoded)

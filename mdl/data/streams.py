@@ -54,13 +54,21 @@ class BrokenImages:
 
 
 class TrainingFeed:
-    """One pool of workers, from which the streams of all domains take their turns."""
+    """One pool of workers, from which the streams of all domains take their turns.
+
+    pinned: whether images lie in pinned memory, for a GPU.
+    """
 
     def __init__(
-        self, steps: TrainingSteps, first_step: int, workers: int, broken: BrokenImages
+        self,
+        steps: TrainingSteps,
+        first_step: int,
+        workers: int,
+        broken: BrokenImages,
+        pinned: bool = False,
     ) -> None:
         self._steps, self._first_step, self._workers = steps, first_step, workers
-        self._broken = broken
+        self._broken, self._pinned = broken, pinned
         self._iterator: Iterator[Parcel] | None = None
         self._waiting: dict[tuple[str, ...], Part] = {}
 
@@ -84,6 +92,7 @@ class TrainingFeed:
             num_workers=self._workers,
             prefetch_factor=4 if self._workers else None,
             collate_fn=_as_it_is,
+            pin_memory=self._pinned,
             worker_init_fn=_end_with_trainer,
         )
         return iter(loader)
@@ -118,8 +127,11 @@ class DomainStream:
 class EvaluationStream:
     """The finite stream of batches {domain: images}, one pass each time it is iterated."""
 
-    def __init__(self, steps: EvaluationSteps, workers: int, broken: BrokenImages) -> None:
+    def __init__(
+        self, steps: EvaluationSteps, workers: int, broken: BrokenImages, pinned: bool = False
+    ) -> None:
         self._steps, self._workers, self._broken = steps, workers, broken
+        self._pinned = pinned
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -131,6 +143,7 @@ class EvaluationStream:
             batch_size=None,
             num_workers=self._workers,
             collate_fn=_as_it_is,
+            pin_memory=self._pinned,
             worker_init_fn=_end_with_trainer,
         )
         for parcel in loader:

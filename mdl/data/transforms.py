@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from mdl.data.parcel import Sample
 Batch = dict[str, tuple[Tensor, Tensor]]
 """Domain -> (images [b, 3, s, s] float, labels [b] int64)."""
 Colour = tuple[float, float, float]
+_MOST_KNOWN = 64  # kinds of batches; evaluations end in ones of their own
 
 
 def images_of(batch: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
@@ -46,6 +48,7 @@ class BatchTransform:
             self._std = self._std.mean(0).expand_as(self._std)
         self._flip = torch.tensor([domain.flip for domain in domains.values()])
         self._size = dict(image_size)
+        self._known: dict[Any, tuple[Tensor, Tensor, Tensor]] = {}
 
     def statistics(self, domain: str) -> tuple[Colour, Colour]:
         """Mean and deviation of RGB in [0, 1] that a domain's images are normalised by."""
@@ -67,22 +70,36 @@ class BatchTransform:
     def _transform(self, samples: Mapping[str, Sample], size: int, augment: bool) -> Batch:
         images = torch.cat([sample.images for sample in samples.values()])
         draws = torch.cat([sample.draws for sample in samples.values()])
-        counts = [len(sample.labels) for sample in samples.values()]
-        rows = [self._row[name] for name in samples]
-        row = torch.repeat_interleave(torch.tensor(rows), torch.tensor(counts))
-        flip = (draws[:, 2] < 0.5) & self._flip[row].to(draws.device) if augment else None
+        counts = tuple(len(sample.labels) for sample in samples.values())
+        may_flip, mean, std = self._per_image(tuple(samples), counts, size, images.device)
+        flip = (draws[:, 2] < 0.5) & may_flip if augment else None
         cut = self._cut(images, size, draws, flip).float()
-        # a whole line at a time, [n, 1, s * 3]: colours by themselves are too short to be fast
-        mean, std = (
-            t[row].repeat(1, size)[:, None].to(cut.device) for t in (self._mean, self._std)
-        )
         lines = cut.view(len(cut), size, size * 3)
         # channels last, as they were cut
-        normal = lines.sub_(mean.to(cut.device)).div_(std.to(cut.device)).view_as(cut)
+        normal = lines.sub_(mean).div_(std).view_as(cut)
         return {
             name: (part, samples[name].labels)
             for name, part in zip(samples, normal.permute(0, 3, 1, 2).split(counts), strict=True)
         }
+
+    def _per_image(
+        self, names: tuple[str, ...], counts: tuple[int, ...], size: int, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Whether each image may be flipped, its mean and deviation.
+
+        These for a whole line, [n, 1, s * 3]: colours by themselves are too short to be fast.
+        Kept on the device, which would be waited for to bring them there.
+        """
+        key = names, counts, size, device
+        if key not in self._known:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            rows = torch.tensor([self._row[name] for name in names])
+            row = torch.repeat_interleave(rows, torch.tensor(counts))
+            lines = (of[row].repeat(1, size)[:, None] for of in (self._mean, self._std))
+            mean, std = (of.to(device) for of in lines)
+            self._known[key] = self._flip[row].to(device), mean, std
+        return self._known[key]
 
     @staticmethod
     def _cut(images: Tensor, size: int, draws: Tensor, flip: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mdl.networks.joint_norm import FEWEST_DOMAINS, normalise_together
 from mdl.networks.rank_norm import normalise_over_ranks, several_ranks
 from mdl.space.search_space import Block, Layer
 
@@ -79,6 +80,9 @@ class DomainBatchNorm(nn.Module):
         bias = part(self.bias, 1, x.shape[1]).unbind()
         if len(rows) == 1:
             return self._normalise(x, rows[0], weight, bias)
+        alike = len(set(company.counts)) == 1
+        if x.is_cuda and by_batch and alike and len(rows) >= FEWEST_DOMAINS:
+            return self._normalise_together(x, rows, weight, bias)
         parts = zip(x.split(company.counts), rows, strict=True)
         return torch.cat([self._normalise(part, row, weight, bias) for part, row in parts])
 
@@ -91,6 +95,21 @@ class DomainBatchNorm(nn.Module):
         running = self.running_mean[row], self.running_var[row]
         training = self.training
         return F.batch_norm(x, *running, *affine, training, BATCH_NORM_MOMENTUM, BATCH_NORM_EPS)
+
+    def _normalise_together(
+        self, x: Tensor, rows: Sequence[int], weight: Sequence[Tensor], bias: Sequence[Tensor]
+    ) -> Tensor:
+        scales, shifts = (torch.stack([of[row] for row in rows]) for of in (weight, bias))
+        normal, mean, variance = normalise_together(x, scales, shifts, BATCH_NORM_EPS)
+        if self.running_mean is not None and self.running_var is not None:
+            with torch.no_grad():
+                for running, found in ((self.running_mean, mean), (self.running_var, variance)):
+                    if rows == list(range(len(running))):
+                        running.lerp_(found, BATCH_NORM_MOMENTUM)
+                    else:
+                        for row, of in zip(rows, found.unbind(), strict=True):
+                            running[row].lerp_(of, BATCH_NORM_MOMENTUM)
+        return normal
 
     def _normalise_over_ranks(self, x: Tensor, company: Company, rows: Sequence[int]) -> Tensor:
         affine = part(self.weight, 1, x.shape[1])[rows], part(self.bias, 1, x.shape[1])[rows]

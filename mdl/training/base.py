@@ -104,6 +104,16 @@ class MultiDomainModule(L.LightningModule):
 
         Of tied blocks the part off the paths gets a zero gradient: momentum and decay move it.
         """
+        self.note_faults(self.set_gradients(batch, paths))
+        optimizer: Any = self.optimizers()
+        optimizer.step()
+        schedule: Any = self.lr_schedulers()
+        schedule.step()
+        if self.balancer is not None and self.balancer.looks_back:
+            self.balancer.look_back(mean_over_ranks(self.losses_again(batch, paths)))
+
+    def set_gradients(self, batch: Batch, paths: Mapping[str, Path]) -> Tensor:
+        """The gradients of a batch, clipped; gives their norm before that. Waits for no device."""
         optimizer: Any = self.optimizers()
         logits = self.network(images_of(batch), paths)
         objective = self.weighted_sum(self.losses(logits, batch))
@@ -111,13 +121,7 @@ class MultiDomainModule(L.LightningModule):
         self.manual_backward(objective)
         if self.reduces_gradients:
             mean_gradients_over_ranks(self.network.parameters())
-        norm = clip_gradients(self.network.parameters(), self.clip_norm)
-        self._note_nonfinite(self.nonfinite_gradient_step, norm)
-        optimizer.step()
-        schedule: Any = self.lr_schedulers()
-        schedule.step()
-        if self.balancer is not None and self.balancer.looks_back:
-            self.balancer.look_back(mean_over_ranks(self.losses_again(batch, paths)))
+        return clip_gradients(self.network.parameters(), self.clip_norm)
 
     @torch.no_grad()
     def losses_again(self, batch: Batch, paths: Mapping[str, Path]) -> Tensor:
@@ -141,12 +145,16 @@ class MultiDomainModule(L.LightningModule):
         return LogitsTable(in_order).accuracies(labels_of(batch))
 
     def weighted_sum(self, losses: Tensor) -> Tensor:
-        """The one objective; notes the losses for balancers, and where one is not finite."""
+        """The one objective; notes the losses for balancers."""
         self.domain_losses.copy_(mean_over_ranks(losses.detach()))
-        self._note_nonfinite(self.nonfinite_step, self.domain_losses)
         if self.balancer is not None:
             self.domain_weights.copy_(self.balancer.weigh(losses, self.domain_losses))
         return (self.domain_weights * losses).sum()
+
+    def note_faults(self, norm: Tensor) -> None:
+        """Notes where the step's losses, or the norm of its gradients, are not finite."""
+        self._note_nonfinite(self.nonfinite_step, self.domain_losses)
+        self._note_nonfinite(self.nonfinite_gradient_step, norm)
 
     def _note_nonfinite(self, noted: Tensor, values: Tensor) -> None:
         """Notes the step at which a value was first not finite, without waiting for the device."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -22,9 +23,11 @@ from torch import Tensor, nn
 
 from mdl.data.transforms import Batch, images_of
 from mdl.networks.multipath import MultiPathNetwork
+from mdl.networks.rank_norm import several_ranks
 from mdl.space.architecture import Architecture
 from mdl.training.average import WeightAverage
 from mdl.training.base import MultiDomainModule
+from mdl.training.gradient_graph import GradientGraph
 from mdl.training.optim import clip_gradients
 from mdl.training.ranks import mean_gradients_over_ranks, mean_over_ranks
 
@@ -46,6 +49,7 @@ class FinalistsModule(MultiDomainModule):
 
     networks: the derived ones. architectures: what they were derived from, in the same order.
     ema_decay: of the average of each one's weights, which answers held-out images.
+    cuda_graph: whether a GPU is given each network's passes as a whole, those of all side by side.
     """
 
     reduces_gradients = True
@@ -59,6 +63,7 @@ class FinalistsModule(MultiDomainModule):
         architectures: Sequence[Architecture],
         *,
         ema_decay: float,
+        cuda_graph: bool = False,
         **base: Any,
     ) -> None:
         super().__init__(cast(MultiPathNetwork, _Networks(networks)), **base)
@@ -67,6 +72,9 @@ class FinalistsModule(MultiDomainModule):
             WeightAverage(network, ema_decay, lambda: self.global_step) for network in networks
         )
         self.averaged = nn.ModuleList(self.averages)  # registers them
+        self.cuda_graph = cuda_graph
+        # of the networks that are left
+        self._graphs: dict[int, GradientGraph[tuple[Tensor, Tensor]]] = {}
         count = len(self.architectures)
         self.register_buffer("remaining", torch.ones(count, dtype=torch.bool))
         # part of a batch that was answered right, summed over the window's batches
@@ -112,25 +120,38 @@ class FinalistsModule(MultiDomainModule):
 
     def train_on(self, batch: Batch, left: Sequence[int]) -> None:
         """One step of each network that is left; of the losses their mean is noted."""
-        optimizer: Any = self.optimizers()
-        optimizer.zero_grad()
-        images = images_of(batch)
         noted = torch.zeros_like(self.domain_losses)
-        for at in left:
-            network = self.networks[at]
-            losses = self.losses(network(images, self.architectures[at].paths), batch)
-            self.manual_backward((self.domain_weights * losses).sum())
-            mean_gradients_over_ranks(network.parameters())
-            norm = clip_gradients(network.parameters(), self.clip_norm)
-            self._note_nonfinite(self.nonfinite_gradient_step, norm)
-            noted += losses.detach() / len(left)
+        found = self._gradients(batch, left)
+        for losses, _ in found:
+            noted += losses / len(left)
         self.domain_losses.copy_(mean_over_ranks(noted))
-        self._note_nonfinite(self.nonfinite_step, self.domain_losses)
+        self.note_faults(torch.stack([norm for _, norm in found]).sum())
+        optimizer: Any = self.optimizers()
         optimizer.step()
         schedule: Any = self.lr_schedulers()
         schedule.step()
         for at in left:
             self.averages[at].update_parameters(self.networks[at])
+
+    def _gradients(self, batch: Batch, left: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """Sets the gradients of the networks that are left; of each its losses and their norm."""
+        if not (self.cuda_graph and self.device.type == "cuda" and not several_ranks()):
+            return [self._gradients_of(at, batch) for at in left]
+        self._graphs = {
+            at: self._graphs.get(at) or GradientGraph(partial(self._gradients_of, at))
+            for at in left
+        }
+        for graph in self._graphs.values():
+            graph.launch(batch)
+        return [graph.result() for graph in self._graphs.values()]
+
+    def _gradients_of(self, at: int, batch: Batch) -> tuple[Tensor, Tensor]:
+        network = self.networks[at]
+        network.zero_grad()
+        losses = self.losses(network(images_of(batch), self.architectures[at].paths), batch)
+        self.manual_backward((self.domain_weights * losses).sum())
+        mean_gradients_over_ranks(network.parameters())
+        return losses.detach(), clip_gradients(network.parameters(), self.clip_norm)
 
     @torch.no_grad()
     def answer(self, batch: Batch, left: Sequence[int]) -> None:
@@ -146,6 +167,8 @@ class FinalistsModule(MultiDomainModule):
         means = self.right[list(left)].mean(1)
         kept = [left[int(at)] for at in means.argsort(descending=True)[: -(-len(left) // 2)]]
         _log.info("%d of %d finalists stay: numbers %s", len(kept), len(left), sorted(kept))
+        for at in set(left) - set(kept):
+            self.networks[at].zero_grad()  # it rests from here on
         self.remaining.zero_()
         self.remaining[kept] = True
         self.record({"search/accuracy": self.right[kept[0]] / self.window})

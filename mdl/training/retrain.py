@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor
 from mdl.data.transforms import Batch, images_of, labels_of
 from mdl.networks.blocks import DomainBatchNorm, domain_key
 from mdl.networks.multipath import MultiPathNetwork
+from mdl.networks.rank_norm import several_ranks
 from mdl.space.search_space import Path
 from mdl.training.accuracy import DomainAccuracy
 from mdl.training.average import WeightAverage
 from mdl.training.base import MultiDomainModule
+from mdl.training.gradient_graph import GradientGraph
 
 
 class RetrainModule(MultiDomainModule):
@@ -30,6 +33,8 @@ class RetrainModule(MultiDomainModule):
     the others' heads. The others' outputs stay the same to the bit. Training batches are then of
     these domains alone. Empty: all are trained.
     ema_decay: of the weights' moving average, which is what is evaluated (see `WeightAverage`).
+    cuda_graph: whether a GPU is given each step's passes as a whole, where that is possible: on one
+    rank, without a balancer, which has a say within the step.
     """
 
     def __init__(
@@ -40,10 +45,12 @@ class RetrainModule(MultiDomainModule):
         frozen: bool = False,
         added: Sequence[str] = (),
         ema_decay: float,
+        cuda_graph: bool = False,
         **base: Any,
     ) -> None:
         super().__init__(network, **base)
-        self.paths = dict(paths)
+        self.paths, self.cuda_graph = dict(paths), cuda_graph
+        self._graph: GradientGraph[Tensor] | None = None
         self.frozen = frozen
         self.added = tuple(added)
         network.nodes.requires_grad_(not frozen).train(not frozen)
@@ -84,6 +91,19 @@ class RetrainModule(MultiDomainModule):
             self.record(
                 {"train/loss": self.domain_losses, "train/domain_weight": self.domain_weights}
             )
+
+    def set_gradients(self, batch: Batch, paths: Mapping[str, Path]) -> Tensor:
+        if not self._launches_graphs:
+            return super().set_gradients(batch, paths)
+        if self._graph is None:
+            self._graph = GradientGraph(partial(super().set_gradients, paths=paths))
+        self._graph.launch(batch)
+        return self._graph.result()
+
+    @property
+    def _launches_graphs(self) -> bool:
+        free = self.balancer is None and not several_ranks()
+        return self.cuda_graph and free and self.device.type == "cuda"
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch)

@@ -59,6 +59,9 @@ class NumberedImages:
         into[:] = image % 256
         return image
 
+    def decode_all(self, images: np.ndarray, into: np.ndarray, labels: np.ndarray) -> bool:
+        return False
+
 
 def order(count: int, seed: int = 0, broken: frozenset[int] = frozenset()) -> TrainingOrder:
     return TrainingOrder(NumberedImages("birds", count, broken), seed, "train")  # type: ignore[arg-type]

@@ -104,29 +104,17 @@ def test_the_objective_is_the_weighted_sum_of_the_domains_losses(space: SearchSp
     assert retrain.domain_losses[0].item() == pytest.approx(birds.item(), rel=1e-4)
 
 
-def test_the_average_follows_the_weights_as_its_decay_says(space: SearchSpace) -> None:
-    retrain = module(space, ema_decay=0.15)
-    weight = retrain.network.heads["@birds"].bias
-    average = retrain.average.module.heads["@birds"].bias
-    expected = None
-    for step, value in enumerate([1.0, 2.0, 5.0]):
-        with torch.no_grad():
-            weight.fill_(value)
-        retrain.average.update_parameters(retrain.network)
-        # no trainer is attached: step 0, so a decay of (1 + 0) / (10 + 0)
-        decay = min(0.15, 1 / 10)
-        expected = value if step == 0 else decay * expected + (1 - decay) * value
-        assert average[0].item() == pytest.approx(expected)
-
-
 def test_a_loss_that_is_not_finite_is_told_by_domain_and_step(
     space: SearchSpace, tmp_path: Path
 ) -> None:
     retrain = module(space)
     retrain.weighted_sum(torch.tensor([1.0, 2.0]))
+    retrain.note_faults(torch.tensor(1.0))
     retrain.check_finite()
     retrain.weighted_sum(torch.tensor([1.0, math.nan]))
+    retrain.note_faults(torch.tensor(1.0))
     retrain.weighted_sum(torch.tensor([math.inf, 2.0]))
+    retrain.note_faults(torch.tensor(1.0))
     with pytest.raises(UserError, match="loss of domain 'birds' was not finite at step 0"):
         retrain.check_finite()
 

@@ -1,0 +1,80 @@
+"""Images decoded once and kept as squares in a file, for data sets whose decoding holds a step up.
+
+A GPU that trains a small network takes in more images than a few processes can decode. A file
+holds a split's squares in the order of its index and is mapped into memory: all processes of a
+machine, and all runs, share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdl.data.cache import locked
+from mdl.data.decoding import decode
+from mdl.data.domains import Domain
+from mdl.data.images import BrokenImage, Pixels
+from mdl.data.order import Integers
+from mdl.data.shards import ShardImages
+from mdl.whole_files import write_whole
+
+
+class DecodedImages:
+    """The squares of the images of a domain's splits, of `size` px, by their index.
+
+    The file is made where it is not there yet; its name changes when images, size or fit do.
+
+    folder: where such files are kept.
+    """
+
+    def __init__(self, folder: Path, domain: Domain, shards: ShardImages, size: int) -> None:
+        made_of = repr([[shard.sha256 for shard in shards.shards], domain.fit])
+        name = f"{domain.name}-{size}px-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.npy"
+        self._file, self.size = folder / name, size
+        if not self._file.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked(folder / f".{name}.lock"):
+                if not self._file.is_file():
+                    write_whole(self._file, lambda beside: self._write(beside, domain, shards))
+
+    @cached_property
+    def _rows(self) -> Any:
+        return np.load(self._file, mmap_mode="r")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is mapped, which a process that decodes would be sent whole."""
+        return {name: of for name, of in self.__dict__.items() if name != "_rows"}
+
+    def read(self, image: int, into: Pixels) -> None:
+        """Raises BrokenImage where it could not be decoded."""
+        row = self._rows[image]
+        if row["broken"]:
+            raise BrokenImage("it could not be decoded")
+        into[:] = row["pixels"]
+
+    def read_all(self, images: Integers, into: Pixels) -> bool:
+        """Many at once; False, and nothing to be relied upon, where one is broken."""
+        rows = self._rows[images]
+        into[:] = rows["pixels"]
+        return not rows["broken"].any()
+
+    def _write(self, file: Path, domain: Domain, shards: ShardImages) -> None:
+        row = np.dtype([("broken", "?"), ("pixels", "u1", (self.size, self.size, 3))])
+        rows = np.lib.format.open_memmap(file, "w+", row, (len(shards),))
+
+        def fill(image: int) -> None:
+            try:
+                rows[image]["pixels"] = decode(shards.read(image), self.size, domain.fit)
+            except BrokenImage:
+                rows[image]["broken"] = True
+
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            for _ in pool.map(fill, range(len(shards)), chunksize=64):
+                pass
+        rows.flush()
