@@ -1,6 +1,6 @@
 """The rows of the speed table that need a GPU, in under ten minutes; and that it computes the same.
 
-    python -m benchmarks.gpu [--rounds 20]
+    python -m benchmarks.gpu [--rounds 20] [--only PART ...]
 
 64 px in the full space, 10 domains, 32 images of each. First what has to hold: the grouped pass
 gives what domain by domain gives, compiled what uncompiled gives, bf16 what float32 gives nearly.
@@ -10,8 +10,9 @@ Then the rows, as benchmarks.speed prints them.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -33,61 +34,78 @@ from benchmarks.speed import (
 )
 from benchmarks.static import StaticNetwork
 from mdl.data.transforms import Batch, images_of
+from mdl.training.gradient_graph import GradientGraph
 
 BATCH = 32
+_CAPTURED = 6  # turns after which every step is a graph's
+T = TypeVar("T")
 
 
 def check(p: Problem) -> Iterator[Row]:
-    """Greatest differences of logits: grouped, compiled and bf16 against domain by domain."""
+    """Greatest differences of logits: grouped and bf16 against domain by domain."""
     batch, paths = p.batch(), shared_paths(p)
     network = p.derived(paths).eval()
     with torch.no_grad():
         apart = by_domain(network, paths, batch)
         together = whole(network, paths, batch)
-        follow = torch.compile(network.follow, fullgraph=True, dynamic=False)
-        shapes = {domain: images.shape for domain, images in images_of(batch).items()}
-        fast = follow(images_of(batch), network.route(shapes, paths))
         with torch.autocast(p.device.type, torch.bfloat16):
             half = whole(network, paths, batch)
+    yield from _differences({"grouped": (together, 1e-3), "bf16": (half, 0.1)}, apart)
+
+
+def _differences(
+    found: Mapping[str, tuple[Mapping[str, Tensor], float]], apart: Mapping[str, Tensor]
+) -> Iterator[Row]:
     scale = max(float(of.abs().max()) for of in apart.values())
-    for name, found, most in (
-        ("grouped", together, 1e-3),
-        ("compiled", fast, 1e-3),
-        ("bf16", half, 0.1),
-    ):
-        off = max(float((found[d].float() - apart[d]).abs().max()) for d in apart) / scale
+    for name, (logits, most) in found.items():
+        off = max(float((logits[d].float() - apart[d]).abs().max()) for d in apart) / scale
         yield Row(
             f"logits, {name} / domain by domain: greatest difference", f"{most}", f"{off:.1e}"
         )
 
 
 def grouped(setting: Setting, p: Problem) -> Iterator[Row]:
-    """Grouped against domain by domain, in float32 and bf16."""
-    batch, paths = p.batch(), shared_paths(p)
-    for precision in ("float32", "bf16"):
-        cast = partial(_in, precision, p)
-        networks = p.derived(paths), p.derived(paths)
-        times = setting.turns(
-            {
-                "grouped": stepping(
-                    networks[0], batch, cast(partial(whole, networks[0], paths, batch))
-                ),
-                "loop": stepping(
-                    networks[1], batch, cast(partial(by_domain, networks[1], paths, batch))
-                ),
-            }
-        )
-        yield Row(
-            f"64 px, {BATCH} images of 10 domains, {precision}: grouped / domain by domain",
-            "at least 3",
-            f"{times.ratio('loop', 'grouped')}; {times.median('grouped') * 1e3:.0f} ms a step",
-        )
+    """Grouped against domain by domain, in float32 and bf16; and a step as it is trained."""
+    batch = p.batch()
+    for kind, paths in {
+        "a derived network": shared_paths(p),
+        "ten random paths": p.random_paths(0),
+        "one common path": p.uniform_paths(),
+    }.items():
+        for precision in ("float32", "bf16"):
+            cast = partial(_in, precision, p)
+            networks = p.derived(paths), p.derived(paths)
+            forward = partial(whole, networks[0], paths, batch)
+            by_itself = partial(by_domain, networks[1], paths, batch)
+            trained = steps_of(retrain_module(p, paths), batch)
+            times = setting.turns(
+                {
+                    "grouped": stepping(networks[0], batch, cast(forward)),
+                    "loop": stepping(networks[1], batch, cast(by_itself)),
+                    "trained": cast(trained),
+                },
+                _CAPTURED,
+            )
+            place = f"64 px, {BATCH} images of 10 domains, {kind}, {precision}"
+            yield Row(
+                f"{place}: kernel by kernel, grouped / domain by domain",
+                "at least 3",
+                f"{times.ratio('loop', 'grouped')}; {times.median('grouped') * 1e3:.0f} ms a step",
+            )
+            yield Row(
+                f"{place}: a step as it is trained, one CUDA graph / domain by domain",
+                "at least 3",
+                f"{times.ratio('loop', 'trained')}; {times.median('trained') * 1e3:.1f} ms a step",
+            )
 
 
 def against_one_batch(setting: Setting, p: Problem) -> Iterator[Row]:
-    """Compiled retraining of ten domains on one path against as many images of one domain."""
+    """Compiled retraining of ten domains on one path against as many images of one domain.
+
+    Both are launched as CUDA graphs.
+    """
     paths, batch = p.uniform_paths(), p.batch()
-    ours = retrain_module(p, paths)
+    ours, plain = retrain_module(p, paths), retrain_module(p, paths)
     ours.compile_network()
     count = p.batch_size * len(p.domains)
     classes = p.num_classes[p.domains[0]]
@@ -98,24 +116,37 @@ def against_one_batch(setting: Setting, p: Problem) -> Iterator[Row]:
     fast = torch.compile(static, fullgraph=True, dynamic=False)
     images: Batch = one.batch()
     stepper = Stepper(static)
+    graph = GradientGraph(lambda given: stepper.gradients(fast(images_of(given)), given))
 
     def step() -> None:
-        stepper.step(fast(images_of(images)), images)
+        graph.launch(images)
+        graph.result()
+        stepper.optimizer.step()
 
-    times = setting.turns({"ours": steps_of(ours, batch), "one": step})
+    turns = {"ours": steps_of(ours, batch), "plain": steps_of(plain, batch), "one": step}
+    times = setting.turns(turns, _CAPTURED)
     yield Row(
         "64 px: images per second, compiled retraining / one compiled batch of the same FLOPs",
         "at least 0.8",
-        str(times.ratio("one", "ours")),
+        f"{times.ratio('one', 'ours')}; {times.median('ours') * 1e3:.1f} ms a step",
     )
+    yield Row(
+        "64 px, one common path: images per second of retraining, compiled / uncompiled",
+        "at least 1.2",
+        str(times.ratio("plain", "ours")),
+    )
+    with torch.no_grad():
+        network = ours.network.eval()
+        apart = by_domain(network, paths, batch)
+        shapes = {domain: images.shape for domain, images in images_of(batch).items()}
+        found = network.follow(images_of(batch), network.route(shapes, paths))
+    yield from _differences({"compiled": (found, 1e-3)}, apart)
 
 
-def _in(
-    precision: str, p: Problem, forward: Callable[[], dict[str, Tensor]]
-) -> Callable[[], dict[str, Tensor]]:
-    def cast() -> dict[str, Tensor]:
+def _in(precision: str, p: Problem, call: Callable[[], T]) -> Callable[[], T]:
+    def cast() -> T:
         with torch.autocast(p.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            return forward()
+            return call()
 
     return cast
 
@@ -123,18 +154,31 @@ def _in(
 def formats(setting: Setting, p: Problem) -> Iterator[Row]:
     """The memory formats that a network may have."""
     batch, paths = p.batch(), shared_paths(p)
-    contiguous = p.derived(paths).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    modules = {"contiguous": retrain_module(p, paths), "last": retrain_module(p, paths)}
+    modules["contiguous"].network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     plain = {d: (images.contiguous(), labels) for d, (images, labels) in batch.items()}
-    last = p.derived(paths)
     times = setting.turns(
         {
-            "contiguous": stepping(contiguous, plain, partial(whole, contiguous, paths, plain)),
-            "last": stepping(last, batch, partial(whole, last, paths, batch)),
-        }
+            name: steps_of(of, plain if name == "contiguous" else batch)
+            for name, of in modules.items()
+        },
+        warmup=6,
     )
     yield Row(
         "64 px: a step, contiguous / channels last", "", str(times.ratio("contiguous", "last"))
     )
+
+
+PARTS: dict[str, Callable[[Setting, Problem], Iterator[Row]]] = {
+    "check": lambda _, p: check(p),
+    "grouped": grouped,
+    "formats": formats,
+    "one batch": against_one_batch,
+    "memory": lambda setting, _: memory(setting),
+    "search": lambda setting, _: search(setting),
+    "engine": lambda setting, _: engine(setting),
+    "compiled": lambda setting, _: compiled(setting),
+}
 
 
 def main() -> None:
@@ -142,6 +186,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--only", nargs="*", choices=list(PARTS), default=list(PARTS))
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("No GPU was found: these rows are not measured.")
@@ -149,18 +194,8 @@ def main() -> None:
     p = problem("64 px", batch_size=BATCH, device="cuda")
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.rounds} rounds\n")
     print("| what | goal | found |\n|---|---|---|")
-    parts = (
-        check(p),
-        grouped(setting, p),
-        against_one_batch(setting, p),
-        formats(setting, p),
-        engine(setting),
-        search(setting),
-        compiled(setting),
-        memory(setting),
-    )
-    for rows in parts:
-        for row in rows:
+    for name in options.only:
+        for row in PARTS[name](setting, p):
             print(f"| {row.what} | {row.goal} | {row.found} |", flush=True)
 
 

@@ -98,11 +98,12 @@ class Stepper:
         self.optimizer = weight_optimizer(network, 3e-3, 0.02, norm_momentum)
 
     def step(self, logits: Mapping[str, Tensor], batch: Batch) -> None:
-        losses = [F.cross_entropy(logits[d].float(), batch[d][1]) for d in batch]
-        self.update(torch.stack(losses).sum())
-
-    def update(self, objective: Tensor) -> None:
-        self.optimizer.zero_grad()
-        objective.backward()
-        clip_gradients(self.network.parameters(), CLIP_NORM)
+        self.gradients(logits, batch)
         self.optimizer.step()
+
+    def gradients(self, logits: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Sets the clipped gradients of the summed losses; gives their norm before."""
+        losses = [F.cross_entropy(logits[d].float(), batch[d][1]) for d in batch]
+        self.optimizer.zero_grad()
+        torch.stack(losses).sum().backward()
+        return clip_gradients(self.network.parameters(), CLIP_NORM)

@@ -76,9 +76,9 @@ class Setting:
     device: str = "cpu"
     libmtl: Path | None = None  # the folder of its unpacked wheel
 
-    def turns(self, contenders: Mapping[str, Callable[[], object]]) -> Times:
+    def turns(self, contenders: Mapping[str, Callable[[], object]], warmup: int = 2) -> Times:
         settle = torch.cuda.synchronize if self.device == "cuda" else lambda: None
-        return take_turns(contenders, self.rounds, self.clock, settle)
+        return take_turns(contenders, self.rounds, self.clock, settle, warmup)
 
 
 def shared_paths(problem: Problem) -> Paths:
@@ -164,7 +164,8 @@ def search_module(p: Problem, *, warmup: float, paths_per_step: int = 1) -> Sear
 
 
 def retrain_module(p: Problem, paths: Paths) -> RetrainModule:
-    return RetrainModule(p.derived(paths), paths, ema_decay=0.99, **TRAINING).to(p.device)
+    network = p.derived(paths)
+    return RetrainModule(network, paths, ema_decay=0.99, cuda_graph=True, **TRAINING).to(p.device)
 
 
 def steps_of(module: MultiDomainModule, batch: object, count: int = 1) -> Callable[[], None]:
