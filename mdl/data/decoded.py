@@ -22,7 +22,8 @@ from mdl.data.domains import Domain
 from mdl.data.images import BrokenImage, Pixels
 from mdl.data.order import Integers
 from mdl.data.shards import ShardImages
-from mdl.whole_files import write_whole
+from mdl.errors import UserError
+from mdl.whole_files import disk_faults_told, write_whole
 
 
 class DecodedImages:
@@ -38,14 +39,20 @@ class DecodedImages:
         name = f"{domain.name}-{size}px-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.npy"
         self._file, self.size = folder / name, size
         if not self._file.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            with locked(folder / f".{name}.lock"):
-                if not self._file.is_file():
-                    write_whole(self._file, lambda beside: self._write(beside, domain, shards))
+            with disk_faults_told(self._file):
+                folder.mkdir(parents=True, exist_ok=True)
+                with locked(folder / f".{name}.lock"):
+                    if not self._file.is_file():
+                        write_whole(self._file, lambda beside: self._write(beside, domain, shards))
 
     @cached_property
     def _rows(self) -> Any:
-        return np.load(self._file, mmap_mode="r")
+        try:
+            return np.load(self._file, mmap_mode="r")
+        except (ValueError, EOFError) as error:
+            raise UserError(
+                f"{self._file} is no file of decoded images ({error}). Remove it: it is made again."
+            ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is mapped, which a process that decodes would be sent whole."""
@@ -67,6 +74,9 @@ class DecodedImages:
     def _write(self, file: Path, domain: Domain, shards: ShardImages) -> None:
         row = np.dtype([("broken", "?"), ("pixels", "u1", (self.size, self.size, 3))])
         rows = np.lib.format.open_memmap(file, "w+", row, (len(shards),))
+        with file.open("r+b") as stream:
+            # a disk that is found to be full while what is mapped is written kills the process
+            os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
 
         def fill(image: int) -> None:
             try:

@@ -1,5 +1,7 @@
 """Images that were decoded once are those that would be decoded for each step."""
 
+import errno
+import os
 import pickle
 from itertools import islice
 from pathlib import Path
@@ -14,6 +16,7 @@ from mdl.data.domains import Domain
 from mdl.data.images import BrokenImage
 from mdl.data.parcel import Sample
 from mdl.data.shards import ShardImages
+from mdl.errors import UserError
 
 
 def data(domains: dict[str, Domain], decoded_dir: Path | None, workers: int = 0) -> MultiDomainData:
@@ -120,3 +123,23 @@ def test_a_file_that_was_not_finished_is_made_again(
         DecodedImages(tmp_path, domains["birds"], shards, 8)
     assert not list(tmp_path.glob("*.npy"))
     DecodedImages(tmp_path, domains["birds"], shards, 8).read(0, np.empty((8, 8, 3), np.uint8))
+
+
+def test_a_full_disk_and_a_cut_file_are_told(
+    domains: dict[str, Domain], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    domain, shards = domains["birds"], ShardImages(domains["birds"], "train")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="No space left"):
+        patch.setattr(os, "posix_fallocate", full)
+        DecodedImages(tmp_path, domain, shards, 8)
+    assert not list(tmp_path.glob("*.npy"))
+
+    images = DecodedImages(tmp_path, domain, shards, 8)
+    (file,) = tmp_path.glob("*.npy")
+    os.truncate(file, file.stat().st_size - 100)
+    with pytest.raises(UserError, match="Remove it: it is made again"):
+        images.read(0, np.empty((8, 8, 3), np.uint8))
