@@ -46,6 +46,7 @@ class Runner:
         self.seconds: dict[str, float] = self.folder.record().get("seconds", {})
         self.failed: dict[str, int] = {}  # job -> exit status
         self._recipes: dict[tuple[str, ...], Recipe] = {}
+        self._checked: set[tuple[str, ...]] = set()  # words of runs that have begun with them
         self._finished: set[str] = set()
         self._running: dict[str, Training] = {}
         self._first_steps: dict[str, int] = {}  # of what runs: where it began this time
@@ -206,6 +207,8 @@ class Runner:
 
     def _check(self, job: Job) -> None:
         """Raises UserError where a job trains nothing, or has begun with other settings."""
+        if job.words in self._checked:
+            return  # a run keeps what it began with, and to read it again takes a fifth of a second
         recipe, folder = self.recipe(job), self.folder.run(job.name)
         named = any(word.startswith("architecture_file=") for word in job.words)
         if job.phase == "retrain" and recipe.retrain.paths in _OF_A_SEARCH and not named:
@@ -225,6 +228,7 @@ class Runner:
                 "its settings back, remove that folder and those of what needs it, or start "
                 "another comparison with name=..."
             )
+        self._checked.add(job.words)
 
     def _validation_mean(self, job: Job) -> float | None:
         """Of a finished run. Raises UserError where it was not scored on validation."""
