@@ -202,6 +202,20 @@ def test_settings_that_have_changed_since_a_run_began_are_shown(file: Path) -> N
         compare.main([str(file), "data.batch_size=6"])
 
 
+def test_a_begun_run_is_read_once_however_often_it_is_looked_at(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = Runner(read_comparison([str(file)]), print, "")
+    claim(load_recipe(runner.plan.jobs["common-seed0"].words))
+    runner.look()
+
+    def refuse(_: object) -> Recipe:
+        raise AssertionError("a recipe was read again")
+
+    monkeypatch.setattr(RunFolder, "recipe", refuse)
+    runner.look()
+
+
 @pytest.mark.parametrize("change", [-1, 1])
 def test_one_comparison_has_one_number_of_steps(file: Path, change: int) -> None:
     job = Runner(read_comparison([str(file)]), print, "").plan.jobs["common-seed0"]
