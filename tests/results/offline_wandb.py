@@ -4,6 +4,7 @@ import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from wandb.proto import wandb_internal_pb2
@@ -14,7 +15,18 @@ FULL, LAST = 1, 4
 
 
 def read_offline_rows(run: Path) -> dict[int, dict[str, Any]]:
-    """Step -> what the newest offline folder below a run folder holds of it, pictures included."""
+    """Step -> what the newest offline folder below a run folder holds of it, pictures included.
+
+    W&B's own process may still be writing it, on a busy machine, when the run is closed.
+    """
+    for _ in range(100):
+        if rows := _rows(run):
+            return rows
+        sleep(0.2)
+    return {}
+
+
+def _rows(run: Path) -> dict[int, dict[str, Any]]:
     newest = max(run.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns)
     rows: dict[int, dict[str, Any]] = {}
     for data in _records(newest.read_bytes()):
