@@ -76,8 +76,9 @@ class Setting:
     device: str = "cpu"
     libmtl: Path | None = None  # the folder of its unpacked wheel
 
-    def turns(self, contenders: Mapping[str, Callable[[], object]], warmup: int = 2) -> Times:
+    def turns(self, contenders: Mapping[str, Callable[[], object]]) -> Times:
         settle = torch.cuda.synchronize if self.device == "cuda" else lambda: None
+        warmup = 6 if self.device == "cuda" else 2  # after six every step is a graph's
         return take_turns(contenders, self.rounds, self.clock, settle, warmup)
 
 

@@ -49,8 +49,9 @@ def shards_in_window(
 ) -> dict[str, int | None]:
     """Over how many shards each domain is shuffled at a time, so that a cache holds them.
 
-    None: over all. Domains are given equal parts of the cache; what a small one leaves goes to
-    the others. A window and the next are in use at once, for each stream.
+    None: over all. Each domain is given the least that it needs, and equal parts of the rest of
+    the cache; what a small one leaves goes to the others. A window and the next are in use at
+    once, for each stream.
 
     shard_bytes: domain -> size of each of its shards. limit: bytes of the cache.
     streams: that walk over each domain, each in its own order.
@@ -64,8 +65,8 @@ def shards_in_window(
     waiting = sorted(whole, key=lambda name: whole[name] - least[name])
     for done, name in enumerate(waiting):
         share = least[name] + left // (len(waiting) - done)
+        window = max(share // shard[name], 1)
         fits = whole[name] <= share
-        windows[name] = None if fits else max(share // shard[name], 1)
-        used = whole[name] if fits else max(share // shard[name], 1) * shard[name]
-        left -= used - least[name]
+        windows[name] = None if fits else window
+        left -= (whole[name] if fits else window * shard[name]) - least[name]
     return windows

@@ -25,7 +25,7 @@ class WeightAverage(nn.Module):
     def __init__(self, network: nn.Module, decay: float, step: Callable[[], int]) -> None:
         super().__init__()
         self.module = copy.deepcopy(network).requires_grad_(False)
-        self.register_buffer("n_averaged", torch.tensor(0))  # a checkpoint says it
+        self.register_buffer("n_averaged", torch.tensor(0))  # checkpoints have always had it
         self.decay, self.step = decay, step
 
     @torch.no_grad()

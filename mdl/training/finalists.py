@@ -23,11 +23,10 @@ from torch import Tensor, nn
 
 from mdl.data.transforms import Batch, images_of
 from mdl.networks.multipath import MultiPathNetwork
-from mdl.networks.rank_norm import several_ranks
 from mdl.space.architecture import Architecture
 from mdl.training.average import WeightAverage
 from mdl.training.base import MultiDomainModule
-from mdl.training.gradient_graph import GradientGraph
+from mdl.training.gradient_graph import GradientGraph, can_capture
 from mdl.training.optim import clip_gradients
 from mdl.training.ranks import mean_gradients_over_ranks, mean_over_ranks
 
@@ -135,7 +134,7 @@ class FinalistsModule(MultiDomainModule):
 
     def _gradients(self, batch: Batch, left: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         """Sets the gradients of the networks that are left; of each its losses and their norm."""
-        if not (self.cuda_graph and self.device.type == "cuda" and not several_ranks()):
+        if not self.cuda_graph or not can_capture(self.device):
             return [self._gradients_of(at, batch) for at in left]
         self._graphs = {
             at: self._graphs.get(at) or GradientGraph(partial(self._gradients_of, at))

@@ -12,10 +12,16 @@ from typing import Generic, TypeVar
 import torch
 
 from mdl.data.transforms import Batch
+from mdl.networks.rank_norm import several_ranks
 
 T = TypeVar("T")
 
 _WARM_UP = 3  # steps before the capture: libraries choose their algorithms in the first ones
+
+
+def can_capture(device: torch.device) -> bool:
+    """Whether a step's passes can be captured: on a GPU, on one rank alone."""
+    return device.type == "cuda" and not several_ranks()
 
 
 class GradientGraph(Generic[T]):

@@ -12,12 +12,11 @@ from torch import Tensor
 from mdl.data.transforms import Batch, images_of, labels_of
 from mdl.networks.blocks import DomainBatchNorm, domain_key
 from mdl.networks.multipath import MultiPathNetwork
-from mdl.networks.rank_norm import several_ranks
 from mdl.space.search_space import Path
 from mdl.training.accuracy import DomainAccuracy
 from mdl.training.average import WeightAverage
 from mdl.training.base import MultiDomainModule
-from mdl.training.gradient_graph import GradientGraph
+from mdl.training.gradient_graph import GradientGraph, can_capture
 
 
 class RetrainModule(MultiDomainModule):
@@ -93,17 +92,12 @@ class RetrainModule(MultiDomainModule):
             )
 
     def set_gradients(self, batch: Batch, paths: Mapping[str, Path]) -> Tensor:
-        if not self._launches_graphs:
+        if not self.cuda_graph or self.balancer is not None or not can_capture(self.device):
             return super().set_gradients(batch, paths)
         if self._graph is None:
             self._graph = GradientGraph(partial(super().set_gradients, paths=paths))
         self._graph.launch(batch)
         return self._graph.result()
-
-    @property
-    def _launches_graphs(self) -> bool:
-        free = self.balancer is None and not several_ranks()
-        return self.cuda_graph and free and self.device.type == "cuda"
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch)
