@@ -33,6 +33,7 @@ from benchmarks.problem import RECIPES, Problem, Stepper, problem
 from benchmarks.run_overhead import overhead
 from benchmarks.static import StaticNetwork
 from mdl.data.transforms import Batch, images_of
+from mdl.kept_memory import keep_freed_memory
 from mdl.networks.controller import Controllers
 from mdl.networks.cost import CostTable
 from mdl.networks.draws import PathUrn
@@ -395,6 +396,7 @@ def main() -> None:
     parser.add_argument("--busy", action="store_true")
     parser.add_argument("--table", type=Path, help="a file that the table is written to as well")
     options = parser.parse_args()
+    keep_freed_memory()  # as mdl.fit does; for all contenders
     if options.busy:
         torch.set_num_threads(1)
     clock = time.process_time if options.busy else time.perf_counter

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 from mdl.cluster import check_launch
 from mdl.data.domains import Domain
 from mdl.errors import UserError
+from mdl.kept_memory import keep_freed_memory
 from mdl.recipe import Recipe, TrainerRecipe
 from mdl.results.metrics_logger import MetricsFile
 from mdl.results.wandb_run import WandbRun, choose_mode
@@ -37,6 +38,7 @@ def build_trainer(
     Raises UserError where Lightning refuses the devices, or the launcher started another number.
     """
     trainer = recipe.trainer
+    keep_freed_memory()
     if trainer.threads is not None:
         torch.set_num_threads(trainer.threads)
     # nothing is left to validate on where the validation split is trained on

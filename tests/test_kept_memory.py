@@ -1,0 +1,45 @@
+"""Pages of a process that allocates and frees as a training step does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from mdl.kept_memory import keep_freed_memory
+
+STEPS = """
+import random, resource, sys
+from mdl.kept_memory import keep_freed_memory
+import torch
+
+torch.set_num_threads(1)
+if "keep" in sys.argv and not keep_freed_memory():
+    sys.exit("not glibc's allocator")
+
+def step():
+    sizes, held = random.Random(0), []
+    for _ in range(40):
+        held.append(torch.ones(sizes.randrange(1, 30) * 2**18))  # 1 to 29 MiB, as activations
+        if sizes.random() < 0.3:
+            held.pop(sizes.randrange(len(held)))
+
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(*words: str) -> int:
+    command = [sys.executable, "-c", STEPS, *words]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(not keep_freed_memory(), reason="the allocator is not glibc's")
+def test_steps_take_pages_from_the_system_once_where_freed_memory_is_kept() -> None:
+    assert faults("keep") < 20_000  # of 800,000 that five steps touch
+    assert faults() > 100_000  # what is to be mended is there
