@@ -15,7 +15,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -33,6 +33,7 @@ from mdl.assembly import (
 from mdl.cluster import queue_again
 from mdl.command import run_command, take_allowed, tell
 from mdl.data.datamodule import MultiDomainData
+from mdl.data.domains import Domain
 from mdl.errors import ProcessLost, UserError
 from mdl.faults import ErrorStage, faults_told
 from mdl.going_on import last_saved
@@ -69,6 +70,20 @@ class Fitted:
     trainer: L.Trainer
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """What a run trains.
+
+    architecture: of a retraining. finalists: of a last round. added: domains that are added to a
+    trained network; nothing else is trained then.
+    """
+
+    module: MultiDomainModule
+    architecture: Architecture | None = None
+    finalists: Sequence[Architecture] = ()
+    added: Sequence[str] = ()
+
+
 def main(arguments: Sequence[str]) -> None:
     words, allowed = take_allowed([word for word in arguments if word != "--print-recipe"])
     if not words or "-h" in words or "--help" in words:
@@ -101,32 +116,9 @@ def fit(recipe: Recipe, folder: RunFolder, allowed: Sequence[str] = ()) -> Fitte
     domains = find_domains(recipe)
     L.seed_everything(recipe.seed, workers=True, verbose=False)
     saved = last_saved(folder, recipe, domains)
-    module: MultiDomainModule
-    finalists: list[Architecture] = []
-    added: Sequence[str] = ()
-    if recipe.phase == "search" and recipe.search.finalists is not None:
-        finalists = folder.finalists() if folder.has_begun else []
-        finalists = finalists or choose_finalists(recipe, domains)
-        module = build_finalists(recipe, domains, finalists)
-    elif recipe.phase == "search":
-        module = searching = build_search(recipe, domains)
-        # once: a run's own checkpoint carries it
-        if recipe.search.supernet_file is not None and saved is None:
-            load_supernet(module, recipe, domains)
-        if recipe.search.common_file is not None and saved is None:
-            load_common_start(searching.controllers, recipe, domains)
-        if recipe.search.backbone_file is not None and saved is None:
-            load_reused(module, recipe, domains)
-    else:
-        # its own copy once it has begun: the search's may have been searched again since
-        own = folder.architecture_file
-        known = own.is_file() and folder.has_begun
-        architecture = Architecture.read(own) if known else choose_architecture(recipe, domains)
-        module = retraining = build_retrain(recipe, domains, architecture)
-        added = retraining.added
-        if recipe.retrain.paths in ("backbone", "added") and saved is None:
-            load_backbone(retraining, recipe, domains)
-    data = build_data(recipe, domains, added)
+    subject = _subject(recipe, folder, domains, fresh=saved is None)
+    module = subject.module
+    data = build_data(recipe, domains, subject.added)
     callbacks = [*build_callbacks(recipe, allowed), ErrorStage()]
     trainer = build_trainer(recipe, folder, domains, callbacks)
     data.check_ranks(trainer.world_size)
@@ -134,10 +126,10 @@ def fit(recipe: Recipe, folder: RunFolder, allowed: Sequence[str] = ()) -> Fitte
         data.check_split("val")
     # all parts could be made: from here on the folder is this recipe's
     folder.claim(recipe)
-    if recipe.phase == "retrain":
-        architecture.write(folder.architecture_file)
-    if finalists and not folder.has_begun and trainer.is_global_zero:
-        folder.write_finalists(finalists)
+    if subject.architecture is not None:
+        subject.architecture.write(folder.architecture_file)
+    if subject.finalists and not folder.has_begun and trainer.is_global_zero:
+        folder.write_finalists(subject.finalists)
     if saved is not None and trainer.is_global_zero:
         saved.set_damaged_aside()
         print(saved.in_words(folder.path))
@@ -154,6 +146,33 @@ def fit(recipe: Recipe, folder: RunFolder, allowed: Sequence[str] = ()) -> Fitte
         raise
     close_wandb(trainer.loggers, whole=True, architecture=folder.architecture_file)
     return fitted
+
+
+def _subject(
+    recipe: Recipe, folder: RunFolder, domains: Mapping[str, Domain], fresh: bool
+) -> _Subject:
+    """fresh: the run has no checkpoint to go on from; weights of other runs are taken in then."""
+    if recipe.phase == "retrain":
+        # its own copy once it has begun: the search's may have been searched again since
+        own = folder.architecture_file
+        known = own.is_file() and folder.has_begun
+        architecture = Architecture.read(own) if known else choose_architecture(recipe, domains)
+        retraining = build_retrain(recipe, domains, architecture)
+        if recipe.retrain.paths in ("backbone", "added") and fresh:
+            load_backbone(retraining, recipe, domains)
+        return _Subject(retraining, architecture=architecture, added=retraining.added)
+    if recipe.search.finalists is not None:
+        finalists = folder.finalists() if folder.has_begun else []
+        finalists = finalists or choose_finalists(recipe, domains)
+        return _Subject(build_finalists(recipe, domains, finalists), finalists=finalists)
+    searching = build_search(recipe, domains)
+    if fresh and recipe.search.supernet_file is not None:
+        load_supernet(searching, recipe, domains)
+    if fresh and recipe.search.common_file is not None:
+        load_common_start(searching.controllers, recipe, domains)
+    if fresh and recipe.search.backbone_file is not None:
+        load_reused(searching, recipe, domains)
+    return _Subject(searching)
 
 
 def _train(fitted: Fitted, checkpoint: Path | None) -> None:
