@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 
-_GRACE = 20.0  # seconds that a training has to end by itself
+_GRACE = 20.0  # seconds that a training has to save and end by itself
 
 
 class Training:
@@ -51,9 +51,9 @@ class Training:
         return [line for line in lines if line.strip()][-count:]
 
     def interrupt(self) -> None:
-        """Asks it to end. Lightning takes no notice of SIGTERM."""
+        """Asks it to save what it has done and to end, which `mdl.training.stop_signal` does."""
         if self.status is None:
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(signal.SIGTERM)
 
     def end(self, within: float) -> None:
         """Waits so many seconds for its end, then kills it and what it has started."""

@@ -1,0 +1,52 @@
+"""A training as a child process, on real files."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdl.comparison.training import Training, stop
+from mdl.run_folder import RunFolder
+from tests.conftest import SMALL_SPACE
+
+
+@pytest.fixture
+def words(packed: Path, tmp_path: Path) -> list[str]:
+    """A retraining that does not end, and saves nothing unless it is told to."""
+    return [
+        "recipes/mpnas_retrain.yaml",
+        *SMALL_SPACE,
+        f"data.root={packed}",
+        "data.domains=[birds,cars]",
+        "data.image_size=12",
+        "data.load_size=12",
+        "data.batch_size=4",
+        "data.workers=0",
+        "retrain.paths=common",
+        "trainer.accelerator=cpu",
+        "trainer.record_interval=2",
+        "trainer.max_steps=1000000",
+        "trainer.validation_interval=1000000",
+        "trainer.checkpoint_interval=1000000",
+        "wandb.mode=disabled",
+        f"runs_dir={tmp_path}",
+        "name=endless",
+    ]
+
+
+def test_a_training_that_is_stopped_has_saved_all_of_its_steps(
+    words: list[str], tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "endless")
+    with (tmp_path / "lock").open("w") as lock:
+        training = Training(words, tmp_path / "log", 1, lock.fileno())
+        while training.status is None and folder.recorded_step() < 4:
+            time.sleep(0.05)
+        stop([training])
+    said = training.last_lines()
+    assert training.status == os.EX_TEMPFAIL, said
+    saved = torch.load(folder.checkpoints_dir / "last.ckpt", weights_only=True)["global_step"]
+    assert saved >= folder.recorded_step() >= 4
+    assert any(f"stopped at step {saved}" in line for line in said)
