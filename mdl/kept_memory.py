@@ -2,7 +2,7 @@
 
 A step on a CPU allocates and frees hundreds of tensors of some MiB. By default glibc gives such
 blocks back to the system as soon as they are free, and every step pays for all of its pages anew:
-a seventh of its time at 32 px (docs/results/speed.md). Needs the standard library alone.
+an eighth of its time at 32 px (docs/results/speed.md). Needs the standard library alone.
 """
 
 from __future__ import annotations
