@@ -11,7 +11,8 @@ import ctypes
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_LARGEST_THRESHOLD = 32 * 2**20  # bytes; glibc refuses more. Larger blocks are still given back
+# bytes; the most that mallopt(3) allows. Larger blocks, which are few, are still given back
+_LARGEST_THRESHOLD = 32 * 2**20
 _NEVER = 2**31 - 1  # bytes free at the heap's end before it is given back; mallopt takes an int
 
 

@@ -9,7 +9,7 @@ import torch
 
 from mdl.comparison.training import Training, stop
 from mdl.run_folder import RunFolder
-from tests.conftest import SMALL_SPACE
+from tests.conftest import small_words
 
 
 @pytest.fixture
@@ -17,21 +17,11 @@ def words(packed: Path, tmp_path: Path) -> list[str]:
     """A retraining that does not end, and saves nothing unless it is told to."""
     return [
         "recipes/mpnas_retrain.yaml",
-        *SMALL_SPACE,
-        f"data.root={packed}",
-        "data.domains=[birds,cars]",
-        "data.image_size=12",
-        "data.load_size=12",
-        "data.batch_size=4",
-        "data.workers=0",
+        *small_words(packed, tmp_path),
         "retrain.paths=common",
-        "trainer.accelerator=cpu",
-        "trainer.record_interval=2",
         "trainer.max_steps=1000000",
         "trainer.validation_interval=1000000",
         "trainer.checkpoint_interval=1000000",
-        "wandb.mode=disabled",
-        f"runs_dir={tmp_path}",
         "name=endless",
     ]
 
