@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from mdl.device.executorch_file import write_executorch
-from mdl.device.executorch_model import ExecutorchModel
+from mdl.device.executorch_model import ExecutorchModel, use_threads
 from mdl.device.metadata import Metadata
 from mdl.device.onnx_files import write_onnx
 from mdl.device.onnx_model import TOGETHER, OnnxModel, open_session
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    use_threads(1)
     trained = Trained.open(options.run)
     metadata, domains = trained.metadata, list(trained.metadata.domains)
     folder = options.folder
@@ -148,10 +149,11 @@ def call(model: ExecutorchModel | OnnxModel, domain: str, x: np.ndarray) -> Call
 _MEMORY = """
 import json, sys, torch
 from pathlib import Path
-from mdl.device.executorch_model import ExecutorchModel
+from mdl.device.executorch_model import ExecutorchModel, use_threads
 def used():
     return int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1])
 torch.set_num_threads(1)
+use_threads(1)
 files = sys.argv[1:]
 first = ExecutorchModel(Path(files[0]))
 first.method(first.domains[0])  # the runtime and its thread pool

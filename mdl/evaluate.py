@@ -16,6 +16,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mdl.assembly import build_data, build_retrain, find_domains
 from mdl.command import run_command
@@ -23,6 +24,7 @@ from mdl.data.datamodule import MultiDomainData
 from mdl.data.domains import SPLITS
 from mdl.errors import UserError
 from mdl.faults import ErrorStage, faults_told
+from mdl.recipe import Recipe
 from mdl.recipe_callbacks import build_callbacks
 from mdl.results.decathlon_score import score_of
 from mdl.results.submission import Answers, check_answerable, write_submission
@@ -52,41 +54,73 @@ def main(arguments: Sequence[str]) -> None:
     module = build_retrain(recipe, domains, Architecture.read(folder.architecture_file))
     data = build_data(recipe, domains)
     if options.submission is not None:
+        if options.split not in (None, "test"):
+            raise UserError(
+                f"--submission answers the test images; --split {options.split} was given beside "
+                "it. Leave one of the two out."
+            )
         # before anything is computed: what the challenge would not take is refused now
         ids = test_ids(domains)
         check_answerable(ids, options.submission, options.partial)
         load_weights(module, folder.checkpoints_dir / checkpoint, recipe, domains)
-        _submit(module, data, ids, options.submission)
+        _submit(module, data, ids, options.submission, recipe.trainer.accelerator)
         return
-    if options.split in data.train_splits and options.split != "train":
+    split = options.split or "test"
+    if split in data.train_splits and split != "train":
         raise UserError(
-            f"{options.run} was trained on the {options.split} split (data.train_splits): its "
+            f"{options.run} was trained on the {split} split (data.train_splits): its "
             "accuracy there says nothing. Evaluate another --split."
         )
-    data.check_split(options.split, labelled=True)
-    trainer = L.Trainer(
-        accelerator=recipe.trainer.accelerator,
-        devices=1,  # exactly one: every image counts once, whatever the training ran on
-        precision=recipe.trainer.precision,  # type: ignore[arg-type]
-        callbacks=[*build_callbacks(recipe, options.allow), ErrorStage()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    data.check_split(split, labelled=True)
+    trainer = _trainer(recipe, [*build_callbacks(recipe, options.allow), ErrorStage()])
     with faults_told(trainer, recipe):
-        scores = write_scores(recipe, folder, module, data, trainer, [options.split], checkpoint)
+        scores = write_scores(recipe, folder, module, data, trainer, [split], checkpoint)
     score_table(scores, f"{recipe.name}, {checkpoint}").print()
-    if (points := score_of(scores[options.split]["accuracy"])) is not None:
-        print(f"Decathlon score S on {options.split}: {points:.0f}")
+    if (points := score_of(scores[split]["accuracy"])) is not None:
+        print(f"Decathlon score S on {split}: {points:.0f}")
     print(f"Next: python -m mdl.report {options.run}")
 
 
+def _trainer(recipe: Recipe, callbacks: list[L.Callback]) -> L.Trainer:
+    """Of the recipe's kind of device, or of a CPU where the run's is not there.
+
+    Raises UserError where Lightning refuses the recipe's precision on it.
+    """
+
+    def made(accelerator: str) -> L.Trainer:
+        return L.Trainer(
+            accelerator=accelerator,
+            devices=1,  # exactly one: every image counts once, whatever the training ran on
+            precision=recipe.trainer.precision,  # type: ignore[arg-type]
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+
+    try:
+        try:
+            return made(recipe.trainer.accelerator)
+        except MisconfigurationException:
+            print(f"There is no {recipe.trainer.accelerator} here: evaluated on a CPU")
+            return made("cpu")
+    except (MisconfigurationException, ValueError) as error:
+        raise UserError(
+            f"Lightning cannot evaluate with trainer.precision={recipe.trainer.precision}: "
+            f"{' '.join(str(error).split())}. Evaluate where the run was trained."
+        ) from error
+
+
 def _submit(
-    module: RetrainModule, data: MultiDomainData, ids: dict[str, list[int]], file: Path
+    module: RetrainModule,
+    data: MultiDomainData,
+    ids: dict[str, list[int]],
+    file: Path,
+    accelerator: str,
 ) -> None:
     # the network that was built lies on the CPU
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     labels = predict(module.to(device), data, "test")
     count = write_submission(file, {d: Answers(ids[d], labels[d]) for d in labels})
     print(f"{file}: answers for {count:,} test images of {len(ids)} domains, checked")
@@ -99,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path)
-    parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--split", choices=SPLITS, help="default: test")
     parser.add_argument("--checkpoint", choices=("best", "last"))
     parser.add_argument(
         "--submission", type=Path, metavar="ZIP", help="write the Decathlon's answer file"

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mdl.command import run_command
+from mdl.command import at_least, run_command
 from mdl.console import phase_bar
 from mdl.data.cache import is_address
 from mdl.data.devkit import read_devkit
@@ -201,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     for one in (folders, decathlon):
         one.add_argument("out", type=Path)
         one.add_argument(
-            "--size", type=int, default=72, help="longest shorter side, px (default 72)"
+            "--size", type=at_least(1), default=72, help="longest shorter side, px (default 72)"
         )
         one.add_argument(
             "--skip-broken", action="store_true", help="leave out images that cannot be decoded"

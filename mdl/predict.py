@@ -12,6 +12,7 @@ and Pillow alone; .pte files ExecuTorch's Python bindings. Nothing of training i
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -31,6 +32,10 @@ from mdl.errors import UserError
 
 def main(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
+    # a file's name may be no text: it is read as it is, and written as JSON escapes it
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
     model = open_model(options.model)
     domains = model.domains if options.all_domains else options.domain
     for domain in domains:

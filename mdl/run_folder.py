@@ -166,12 +166,13 @@ class RunFolder:
         try:
             content = OmegaConf.load(self.recipe_file)
             merged = OmegaConf.merge(OmegaConf.structured(Recipe), content)
-        except (YAMLError, OmegaConfBaseException) as error:
+            recipe: Any = OmegaConf.to_object(merged)
+        # TypeError: of a list; UnicodeDecodeError is a ValueError
+        except (YAMLError, OmegaConfBaseException, TypeError, ValueError) as error:
             raise UserError(
                 f"{self.recipe_file} cannot be read as a run's recipe: "
                 f"{' '.join(str(error).split())}. Restore it, or start a new run with name=..."
             ) from error
-        recipe: Any = OmegaConf.to_object(merged)
         assert isinstance(recipe, Recipe)
         return recipe
 
@@ -215,10 +216,21 @@ class RunFolder:
         return 0
 
     def scores(self) -> dict[str, Any]:
-        """What `scores.json` holds; empty where it was not yet written."""
+        """What `scores.json` holds; empty where it was not yet written.
+
+        Raises UserError where the file is damaged.
+        """
         if not self.scores_file.is_file():
             return {}
-        content: dict[str, Any] = json.loads(self.scores_file.read_text(encoding="utf-8"))
+        try:
+            content = json.loads(self.scores_file.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("no object")
+        except ValueError as error:
+            raise UserError(
+                f"{self.scores_file} cannot be read as a run's scores: {error}. Restore it, or "
+                "remove it: the run's own command, or mdl.evaluate, writes it again."
+            ) from error
         return content
 
     def write_scores(self, scores: dict[str, Any]) -> None:

@@ -24,6 +24,12 @@ from mdl.training.checkpoints import BEST, LAST, PREVIOUS, read_whole
 from mdl.training.retrain import RetrainModule
 from mdl.training.search import SearchModule
 
+_OF_DATA = {
+    "classes": "classes",
+    "images": "images",
+    "preparation": "flips, fit or colours (flip, fit, mean, std)",
+}
+
 
 class DamagedCheckpoint(UserError):
     """A checkpoint that cannot be read; why, in words."""
@@ -49,10 +55,11 @@ def read_checkpoint(
             f"{', '.join(domains)}. Restore {recipe.data.root}, or start a new run with name=..."
         )
     for name, domain in domains.items():
-        for kind in ("classes", "images") if to_go_on else ("classes",):
-            if data[name][kind] != domain.fingerprint[kind]:
+        for kind, what in (_OF_DATA if to_go_on else {"classes": "classes"}).items():
+            # checkpoints of earlier versions know less
+            if data[name].get(kind, domain.fingerprint[kind]) != domain.fingerprint[kind]:
                 raise UserError(
-                    f"{file} was trained on other {kind} of '{name}' than {recipe.data.root} now "
+                    f"{file} was trained on other {what} of '{name}' than {recipe.data.root} now "
                     "holds. Restore the packed domain, or start a new run with name=..."
                 )
     return content

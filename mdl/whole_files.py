@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mdl.errors import UserError
+from mdl.errors import OwnError, UserError
 
 # EFBIG: of a limit on the size of a process's files
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+_IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 
 
 def write_whole(file: Path, write: Callable[[Path], object]) -> None:
@@ -28,10 +29,17 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             write(beside)
+            keep_through_power_cut(beside)
             os.replace(beside, file)
         except BaseException:
             discard(beside)
             raise
+
+
+def keep_through_power_cut(file: Path) -> None:
+    """Has the disk take a file's content, so that a later renaming never shows it empty."""
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def write_bytes(file: Path, content: bytes) -> None:
@@ -58,17 +66,20 @@ def disk_faults_told(file: Path, needed: Callable[[], int] | None = None) -> Ite
     """
     try:
         yield
+    except UserError:
+        raise  # which says it already, and more
     except Exception as error:
         if (fault := _disk_fault(error)) is None:
             raise
-        raise UserError(_told(file, fault, needed)) from error
+        # not all processes write, nor all to one disk
+        raise OwnError(_told(file, fault, needed)) from error
 
 
 def _disk_fault(error: BaseException) -> OSError | None:
     """The disk's own error, which torch hides behind one of its own."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in {*_FULL, *_CLOSED, errno.EIO}:
+        if isinstance(seen, OSError) and seen.errno in {*_FULL, *_CLOSED, *_IN_THE_WAY, errno.EIO}:
             return seen
         seen = seen.__cause__ or seen.__context__
     return None
@@ -76,6 +87,8 @@ def _disk_fault(error: BaseException) -> OSError | None:
 
 def _told(file: Path, fault: OSError, needed: Callable[[], int] | None) -> str:
     what = f"{file} could not be written: {fault.strerror}"
+    if fault.errno in _IN_THE_WAY:
+        return f"{what} ({fault.filename}). Remove what lies there, or choose another place."
     if fault.errno in _CLOSED:
         return f"{what}. Make its folder one that may be written, or choose another."
     if fault.errno not in _FULL:

@@ -1,6 +1,7 @@
 """Exports, whole, checked against the trained network, and what is refused."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 
 from mdl import export, predict
+from mdl.device.agreement import compare
 from mdl.device.executorch_model import ExecutorchModel
 from mdl.device.model import open_model
 from mdl.device.onnx_model import TOGETHER, OnnxModel, open_session
 from mdl.device.preparation import prepare
-from mdl.device.torch_files import load_network
+from mdl.device.torch_files import ProgramModel, load_network, write_program
 from mdl.errors import UserError
 from mdl.trained import Trained
 
@@ -107,10 +109,51 @@ def test_a_part_of_the_domains_is_exported_by_itself(finished_run: Path, tmp_pat
 def test_a_model_that_answers_otherwise_is_removed(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    words = [str(finished_run), "--out", str(tmp_path), "--to", "safetensors"]
+    export.main([*words, "program"])
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
     with pytest.raises(UserError, match="answered otherwise than the trained network"):
-        export.main([str(finished_run), "--to", "safetensors", "--out", str(tmp_path)])
+        export.main(words)
     assert not (tmp_path / "torch" / "model.safetensors").exists()
+    known = json.loads((tmp_path / "export.json").read_text())["exports"]
+    assert list(known) == ["program"]  # nothing vouches for what was removed
+
+
+def test_answers_that_are_no_numbers_agree_with_nothing(tmp_path: Path) -> None:
+    logits = np.zeros((2, 3), np.float32)
+    files = [tmp_path / name for name in ("one.pte", "two.pt2", "three.pte")]
+    found = []
+    for file, wrong in zip(files, (np.nan, 1.0, 0.0), strict=True):
+        file.touch()
+        of = compare(logits, logits + np.float32(wrong), np.zeros(2, np.int64))
+        found.append(export.Exported(file.stem, [file], "folded", None, {"a": of}))
+    with pytest.raises(UserError, match=r"differed in one of 'a' by nan, two of 'a' by 1; expect"):
+        export._check_agreement(found, tmp_path / "export.json")
+    assert [file.exists() for file in files] == [False, False, True]
+
+
+def test_more_images_than_a_batch_has_are_answered(finished_run: Path) -> None:
+    """A program takes any number of images."""
+    trained = Trained.open(finished_run, None)
+    paths = trained.plain_paths("folded", ["cars"])
+    file = finished_run / "many.pt2"
+    write_program(file, paths, trained.metadata.of("cars"))
+    side = trained.metadata.domain("cars").image_size
+    assert (
+        len(ProgramModel(file).logits("cars", np.zeros((5000, 3, side, side), np.float32))) == 5000
+    )
+    file.unlink()
+
+
+def test_a_file_whose_name_is_no_text_is_answered(exported: Path, image: Path) -> None:
+    odd = os.fsencode(image.parent) + b"/caf\xe9.png"
+    shutil.copy(image, odd)
+    words = [sys.executable, "-m", "mdl.predict", str(exported / "onnx"), "--domain", "cars"]
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    for given, by in (([*words, str(image.parent)], b""), ([*words, "-"], odd + b"\n")):
+        done = subprocess.run(given, capture_output=True, input=by, env=strict, check=True)
+        names = [os.fsencode(json.loads(line)["image"]) for line in done.stdout.splitlines()]
+        assert odd in names
 
 
 def test_a_search_and_an_unfinished_run_are_refused(finished_run: Path, tmp_path: Path) -> None:

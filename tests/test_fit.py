@@ -138,6 +138,24 @@ def test_evaluating_again_gives_the_same_scores(
     assert other["images"] == {"birds": 90, "cars": 41, "types": 6}
     with pytest.raises(UserError, match="is the run of a search; expected a retrained network"):
         evaluate.main([str(searched)])
+    with pytest.raises(UserError, match="answers the test images; --split val was given beside"):
+        evaluate.main([str(run), "--submission", "results.zip", "--split", "val"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_what_was_trained_on_a_gpu_is_evaluated_where_there_is_none(
+    searched: Path, small_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit.main([RETRAIN, *small_run])
+    run = run_of(small_run, "mpnas_retrain")
+    before = json.loads((run / "scores.json").read_text())
+    recipe = run / "recipe.yaml"
+    on_a_gpu = recipe.read_text().replace("accelerator: cpu", "accelerator: gpu")
+    assert "accelerator: gpu" in on_a_gpu
+    recipe.write_text(on_a_gpu)
+    evaluate.main([str(run)])
+    assert "There is no gpu here: evaluated on a CPU" in capsys.readouterr().out
+    assert json.loads((run / "scores.json").read_text()) == before
 
 
 @pytest.mark.parametrize("recipe", [SEARCH, RETRAIN])
@@ -266,6 +284,11 @@ def test_weights_do_not_meet_other_classes_and_runs_no_other_images(
     file.write_text(content.replace('"class0", "class1"', '"class1", "class0"'))
     with pytest.raises(UserError, match="was trained on other classes of 'birds'"):
         evaluate.main([str(run_of(small_run, "mpnas_retrain"))])
+    file.write_text(content.replace('"flip": true', '"flip": false'))
+    with pytest.raises(
+        UserError, match=r"was trained on other flips, fit or colours .* of 'birds'"
+    ):
+        fit.main([SEARCH, *small_run, at, "trainer.max_steps=12"])
     file.write_text(content)
     evaluate.main([str(run_of(small_run, "mpnas_retrain"))])
     shutil.rmtree(data / "birds")

@@ -47,6 +47,18 @@ def test_every_block_of_a_space_is_measured(
     assert "of 2 random paths" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(find_spec("executorch") is None, reason="needs executorch")
+def test_executorch_is_measured_on_as_many_threads_as_asked_for(
+    small_run: list[str], tmp_path: Path
+) -> None:
+    from executorch.extension.pybindings.portable_lib import _threadpool_get_thread_count
+
+    for threads in (2, 1):
+        words = [*WORDS, "--runtime", "executorch", "--threads", str(threads)]
+        profile.main([SEARCH, *small_run, "--out", str(tmp_path / "table.json"), *words])
+        assert _threadpool_get_thread_count() == threads
+
+
 def test_a_search_for_a_latency_ends_within_its_budget(small_run: list[str], table: Path) -> None:
     words = ["search.cost=latency", f"search.latency.file={table}", "search.latency.budget=1.65"]
     fit.main([SEARCH, *small_run, *words])

@@ -67,6 +67,22 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
         RunFolder.find(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"", b"phase: [", b"- a\n- b\n", b"name: caf\xe9"])
+def test_a_damaged_recipe_is_told(tmp_path: Path, content: bytes) -> None:
+    folder = claimed(recipe(tmp_path))
+    folder.recipe_file.write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot be read as a run's recipe: .* Restore it"):
+        folder.recipe()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"step": 8', b"[]", b"caf\xe9"])
+def test_damaged_scores_are_told(tmp_path: Path, content: bytes) -> None:
+    folder = claimed(recipe(tmp_path))
+    folder.scores_file.write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot be read as a run's scores: .* Restore it, or"):
+        folder.scores()
+
+
 @pytest.mark.parametrize(
     "left", ["checkpoints/last.ckpt", "metrics.jsonl", "architecture.json", "scores.json"]
 )

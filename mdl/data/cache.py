@@ -22,13 +22,15 @@ from typing import Any
 import aiohttp
 import fsspec
 
-from mdl.errors import UserError
+from mdl.errors import OwnError, UserError
+from mdl.whole_files import disk_faults_told, keep_through_power_cut
 
 _SCHEMES = ("https", "s3", "gs")
 _LOOPBACK = re.compile(r"http://(127\.0\.0\.1|localhost)(:\d+)?(/|$)")
-# the names of what a cache keeps, and of what it fetches: nothing else is ever dropped
-_OWN = re.compile(r"[0-9a-f]{20}-[\w.-]+|\.[0-9a-f]{20}-[\w.-]+\.partial")
+# the names of what a cache keeps, and of the room that it took: nothing else is ever dropped
+_OWN = re.compile(r"[0-9a-f]{20}-[\w.-]+|\.[0-9a-f]{20}-[\w.-]+\.room")
 ATTEMPTS = 6
+_PAUSE_FOR_ROOM = 0.05  # seconds
 FIRST_PAUSE = 0.5  # seconds before the second attempt; doubled with each
 _DROPPED = (OSError, aiohttp.ClientError, asyncio.TimeoutError, EOFError)
 
@@ -77,10 +79,11 @@ class Cache:
         address = self.address.rstrip("/")
         own = hashlib.sha256(address.encode()).hexdigest()[:16]
         target = self.folder / own / address.rpartition("/")[2] / file
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{file}.{os.getpid()}.partial")
-        self._fetch(file, beside, None, None)
-        os.replace(beside, target)
+        with disk_faults_told(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            beside = target.with_name(f".{file}.{os.getpid()}.partial")
+            self._fetch(file, beside, None, None)
+            os.replace(beside, target)
         return target
 
     def path(self, file: str, size: int | None, sha256: str) -> Path:
@@ -89,15 +92,23 @@ class Cache:
         size: bytes, None where not known. Raises UserError where it cannot be had.
         """
         target = self.folder / "files" / f"{sha256[:20]}-{file}"
-        if not target.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with locked(target.with_name(f".{target.name}.lock")):
-                if not target.is_file():
-                    beside = target.with_name(f".{target.name}.partial")
-                    self._make_room(beside, size or 0)
-                    self._fetch(file, beside, size, sha256)
-                    os.replace(beside, target)
+        if not _is_whole(target, size):
+            with disk_faults_told(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with locked(target.with_name(f".{target.name}.lock")):
+                    if not _is_whole(target, size):
+                        self._bring(file, target, size, sha256)
         return target
+
+    def _bring(self, file: str, target: Path, size: int | None, sha256: str) -> None:
+        room, beside = _room(target), _beside(target)
+        self._make_room(room, size or 0)
+        try:
+            self._fetch(file, beside, size, sha256)
+            keep_through_power_cut(beside)
+            os.replace(beside, target)
+        finally:
+            room.unlink(missing_ok=True)
 
     def read(self, file: str, size: int, sha256: str, offset: int, count: int) -> bytes:
         """Some bytes of a file; it may be fetched for them, again if it made room for others."""
@@ -109,25 +120,39 @@ class Cache:
             except FileNotFoundError:
                 continue  # dropped between the two
 
-    def _make_room(self, beside: Path, size: int) -> None:
-        """Drops the files used longest ago, and takes the room that the next one needs."""
+    def _make_room(self, room: Path, size: int) -> None:
+        """Drops the files used longest ago, and takes the room that the next one needs.
+
+        room: a file as long as the one to come and empty on the disk, which others count.
+        """
         if size > self.limit:
             raise UserError(
-                f"{beside.name[1:-8]} has {size} bytes, data.cache_gb allows {self.limit}; "
+                f"{_of_room(room).name} has {size} bytes, data.cache_gb allows {self.limit}; "
                 "expected room for a shard. Raise data.cache_gb."
             )
-        with locked(beside.parent / ".lock"):
-            known = _stored(beside.parent, beside)
+        while not self._has_room(room, size):
+            time.sleep(_PAUSE_FOR_ROOM)  # the rest is being fetched by others, who will be done
+
+    def _has_room(self, room: Path, size: int) -> bool:
+        """Whether the room was there, after files were dropped; it is taken then."""
+        with locked(room.parent / ".lock"):
+            known = _stored(room.parent, room)
             total = sum(of.st_size for of in known.values())
             for file in sorted(known, key=lambda file: known[file].st_mtime):
                 if total + size <= self.limit:
                     break
                 # what begins with a dot is being fetched, or was by a process that was killed
-                if not file.name.startswith(".") or _is_abandoned(file):
-                    file.unlink(missing_ok=True)
-                    total -= known[file].st_size
-            with beside.open("wb") as stream:
+                if file.name.startswith("."):
+                    if not _is_abandoned(file):
+                        continue
+                    _beside(_of_room(file)).unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
+                total -= known[file].st_size
+            if total + size > self.limit:
+                return False
+            with room.open("wb") as stream:
                 stream.truncate(size)
+            return True
 
     def _fetch(self, file: str, target: Path, size: int | None, sha256: str | None) -> None:
         """Fetches a file whole; a dropped connection is tried again."""
@@ -139,13 +164,13 @@ class Cache:
                 _download(url, target)
             except FileNotFoundError as error:
                 target.unlink(missing_ok=True)
-                raise UserError(
+                raise OwnError(
                     f"There is no {url}. Check data.root; python -m mdl.pack writes {file}."
                 ) from error
             except _DROPPED as error:
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                     target.unlink(missing_ok=True)
-                    raise UserError(
+                    raise OwnError(  # each node has a disk of its own
                         f"The disk of data.cache_dir = {self.folder} is full. Free some space, or "
                         "lower data.cache_gb; the same command goes on."
                     ) from error
@@ -155,7 +180,7 @@ class Cache:
             if not problem:
                 return
         target.unlink(missing_ok=True)
-        raise UserError(
+        raise OwnError(
             f"{url} could not be fetched in {ATTEMPTS} attempts: {problem}. "
             "Check the address and the network; the same command goes on."
         )
@@ -174,9 +199,30 @@ def _stored(folder: Path, but: Path) -> dict[Path, os.stat_result]:
     return found
 
 
-def _is_abandoned(beside: Path) -> bool:
+def _is_whole(file: Path, size: int | None) -> bool:
+    """Whether a file is there, and as long as it was when its checksum was compared."""
+    try:
+        found = file.stat().st_size
+    except FileNotFoundError:
+        return False
+    return size is None or found == size
+
+
+def _room(target: Path) -> Path:
+    return target.with_name(f".{target.name}.room")
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial")
+
+
+def _of_room(room: Path) -> Path:
+    return room.with_name(room.name[1:].removesuffix(".room"))
+
+
+def _is_abandoned(room: Path) -> bool:
     """Whether no process holds the lock under which a file is fetched."""
-    with beside.with_name(f"{beside.name.removesuffix('.partial')}.lock").open("w") as lock:
+    with room.with_name(f".{_of_room(room).name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

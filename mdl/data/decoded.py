@@ -23,7 +23,9 @@ from mdl.data.images import BrokenImage, Pixels
 from mdl.data.order import Integers
 from mdl.data.shards import ShardImages
 from mdl.errors import UserError
-from mdl.whole_files import disk_faults_told, write_whole
+from mdl.whole_files import discard, disk_faults_told, write_whole
+
+_AT_ONCE = 256  # images that a thread decodes before it asks for more
 
 
 class DecodedImages:
@@ -43,7 +45,7 @@ class DecodedImages:
                 folder.mkdir(parents=True, exist_ok=True)
                 with locked(folder / f".{name}.lock"):
                     if not self._file.is_file():
-                        write_whole(self._file, lambda beside: self._write(beside, domain, shards))
+                        self._make(domain, shards)
 
     @cached_property
     def _rows(self) -> Any:
@@ -71,6 +73,13 @@ class DecodedImages:
         into[:] = rows["pixels"]
         return not rows["broken"].any()
 
+    def _make(self, domain: Domain, shards: ShardImages) -> None:
+        for left in self._file.parent.glob(f".*.partial.{self._file.name}"):
+            discard(left)  # of a process that was killed: each is as long as a whole file
+        # its name says which images it holds, and not those of a shard that is damaged
+        shards.check_content()
+        write_whole(self._file, lambda beside: self._write(beside, domain, shards))
+
     def _write(self, file: Path, domain: Domain, shards: ShardImages) -> None:
         row = np.dtype([("broken", "?"), ("pixels", "u1", (self.size, self.size, 3))])
         rows = np.lib.format.open_memmap(file, "w+", row, (len(shards),))
@@ -78,13 +87,14 @@ class DecodedImages:
             # a disk that is found to be full while what is mapped is written kills the process
             os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
 
-        def fill(image: int) -> None:
-            try:
-                rows[image]["pixels"] = decode(shards.read(image), self.size, domain.fit)
-            except BrokenImage:
-                rows[image]["broken"] = True
+        def fill(first: int) -> None:
+            for image in range(first, min(first + _AT_ONCE, len(shards))):
+                try:
+                    rows[image]["pixels"] = decode(shards.read(image), self.size, domain.fit)
+                except BrokenImage:
+                    rows[image]["broken"] = True
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            for _ in pool.map(fill, range(len(shards)), chunksize=64):
+            for _ in pool.map(fill, range(0, len(shards), _AT_ONCE)):
                 pass
         rows.flush()

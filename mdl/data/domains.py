@@ -96,7 +96,7 @@ class Domain:
             raise UserError(
                 f"No {FILE} in {folder}. Pack the images first: python -m mdl.pack folders DIR OUT"
             ) from error
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{file} cannot be read: {type(error).__name__}: {error}. "
                 "Expected the file that mdl.pack writes; pack the domain again."
@@ -139,6 +139,11 @@ class Domain:
             )
         if not self.classes:
             raise UserError(f"{file} names no classes; expected at least one.")
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise UserError(
+                f"{file} has a mean of {len(self.mean)} and a std of {len(self.std)} numbers; "
+                "expected 3 each. Pack the domain again."
+            )
         if self.fit not in FITS:
             raise UserError(f"{file}: fit is '{self.fit}'; expected one of {', '.join(FITS)}.")
         for name, split in self.splits.items():
@@ -155,12 +160,12 @@ class Domain:
         """The file may come from anywhere: what it names has to lie beside it."""
         checksums = {split.index: split.index_sha256} | {s.file: s.sha256 for s in split.shards}
         for plain, checksum in checksums.items():
-            if not _PLAIN.fullmatch(plain):
+            if not isinstance(plain, str) or not _PLAIN.fullmatch(plain):
                 raise UserError(
                     f"{self.folder / FILE} names the file '{plain}'; expected a plain name beside "
                     "it. Pack the domain again."
                 )
-            if not _SHA256.fullmatch(checksum):
+            if not isinstance(checksum, str) or not _SHA256.fullmatch(checksum):
                 raise UserError(
                     f"{self.folder / FILE} gives '{plain}' the checksum '{checksum}'; expected 64 "
                     "hexadecimal digits. Pack the domain again."
@@ -170,12 +175,13 @@ class Domain:
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """What weights and orders depend on: the classes by index, and the images."""
-        images = [split.index_sha256 for split in self.splits.values()]
-        return {
-            "classes": hashlib.sha256(repr(self.classes).encode()).hexdigest(),
-            "images": hashlib.sha256(repr(images).encode()).hexdigest(),
+        """What weights and orders depend on: classes by index, images, what is made of these."""
+        parts = {
+            "classes": self.classes,
+            "images": [split.index_sha256 for split in self.splits.values()],
+            "preparation": (self.flip, self.fit, self.mean, self.std),
         }
+        return {of: hashlib.sha256(repr(part).encode()).hexdigest() for of, part in parts.items()}
 
     def split(self, name: str) -> Split:
         """Raises UserError where the domain lacks the split or it is empty."""

@@ -30,6 +30,7 @@ from mdl.data.shard_job import Shape, ShardDone, ShardJob
 from mdl.data.shards import write_index
 from mdl.data.source import DomainSource
 from mdl.errors import UserError
+from mdl.whole_files import disk_faults_told
 
 IMAGES_PER_SHARD = 1000
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
@@ -46,7 +47,8 @@ def pack_domains(
 
     Raises UserError as `pack_domain` does, and where the disk is full.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    with disk_faults_told(out / FILE):
+        out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
         packed = [source.name for source in sources if (out / source.name / FILE).is_file()]
         for source in sources:
@@ -92,7 +94,9 @@ def _check_place(source: DomainSource, out: Path, size: int) -> None:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    with (out / ".lock").open("w") as lock:
+    with disk_faults_told(out / FILE):
+        lock = (out / ".lock").open("w")
+    with lock:
         # lockf: unlike flock's, its locks are not handed on to the processes that pack
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,7 +167,8 @@ def pack_domain(
 def _say_what_was_left_out(name: str, broken: Sequence[str], out: Path) -> None:
     if broken:
         file = out / f"{name}.left_out.txt"
-        file.write_text("".join(f"{text}\n" for text in broken), encoding="utf-8")
+        lines = "".join(f"{text}\n" for text in broken)
+        file.write_text(lines, encoding="utf-8", errors="surrogateescape")
         print(f"{name}: {len(broken)} images cannot be decoded, left out; listed in {file}")
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mdl.errors import UserError
+from mdl.errors import OwnError, UserError
 
 NO_LABEL = -1  # an image without a label, or a broken one: not counted in a score
 Draws = npt.NDArray[np.float32]
@@ -64,9 +64,9 @@ class Parcel:
         return replace(self, whole=Sample(*(tensor.pin_memory() for tensor in self.whole)))
 
     def open(self) -> dict[tuple[str, ...], Part]:
-        """The parts by name, as views. Raises UserError where a worker met one."""
+        """The parts by name, as views. Raises OwnError where a worker met a UserError."""
         if self.error:
-            raise UserError(self.error)
+            raise OwnError(self.error)
         flat = self.whole.images.split([shape.numel() for shape in self.shapes])
         images = [part.view(shape) for part, shape in zip(flat, self.shapes, strict=True)]
         counts = [shape[0] for shape in self.shapes]

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 # before webdataset is imported: addresses that run a shell are refused
 os.environ["WDS_SECURE"] = "1"
@@ -26,7 +27,7 @@ import webdataset
 
 from mdl.data.domains import Domain, Shard, Split
 from mdl.data.images import BrokenImage
-from mdl.errors import UserError
+from mdl.errors import OwnError, UserError
 
 ROW = np.dtype(
     [("shard", "<i4"), ("offset", "<i8"), ("bytes", "<i4"), ("label", "<i4"), ("id", "<i8")]
@@ -80,20 +81,23 @@ class _OpenFiles:
     def __init__(self, most: int) -> None:
         self._most = most
         self._descriptors: OrderedDict[str, int] = OrderedDict()
+        self._lock = Lock()
 
     def descriptor(self, file: str) -> int:
-        if file not in self._descriptors:
-            while len(self._descriptors) >= self._most:
-                os.close(self._descriptors.popitem(last=False)[1])
-            self._descriptors[file] = os.open(file, os.O_RDONLY)
-        self._descriptors.move_to_end(file)
-        return self._descriptors[file]
+        with self._lock:  # threads that decode open one shard at once
+            if file not in self._descriptors:
+                while len(self._descriptors) >= self._most:
+                    os.close(self._descriptors.popitem(last=False)[1])
+                self._descriptors[file] = os.open(file, os.O_RDONLY)
+            self._descriptors.move_to_end(file)
+            return self._descriptors[file]
 
     def forget(self, folder: Path) -> None:
         """Closes the shards of a folder, which may have been packed again."""
         before = f"{folder}{os.sep}"
-        for file in [file for file in self._descriptors if file.startswith(before)]:
-            os.close(self._descriptors.pop(file))
+        with self._lock:
+            for file in [file for file in self._descriptors if file.startswith(before)]:
+                os.close(self._descriptors.pop(file))
 
 
 _open_files = _OpenFiles(most=256)
@@ -169,6 +173,20 @@ class ShardImages:
         sizes = np.array([(self._folder / s.file).stat().st_size for s in self.shards])
         ends = self.rows["offset"] + self.rows["bytes"]
         return [self.name_of(int(i)) for i in np.flatnonzero(ends > sizes[self.rows["shard"]])]
+
+    def check_content(self) -> None:
+        """Reads every shard whole. Raises UserError where one is not what was packed."""
+        for shard in self.shards:
+            if self._cache is not None:
+                self._cache.path(shard.file, shard.bytes, shard.sha256)  # compared when fetched
+                continue
+            with (self._folder / shard.file).open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            if found != shard.sha256:
+                raise OwnError(
+                    f"Shard {self._folder / shard.file} does not match its checksum in "
+                    "domain.json: it is damaged, or still being copied. Restore it, or pack again."
+                )
 
     def _read_index(self, split: Split, name: str, num_classes: int) -> Rows:
         file = self._folder / split.index

@@ -61,6 +61,16 @@ class ExecutorchModel:
         return np.concatenate(rows)
 
 
+def use_threads(count: int) -> None:
+    """Sets how many threads ExecuTorch computes with, in this process; torch's are others.
+
+    It begins with one per core. To be called before a program is loaded.
+    """
+    with quietly():
+        from executorch.extension.pybindings import portable_lib
+    portable_lib._unsafe_reset_threadpool(count)
+
+
 def check_whole(file: Path) -> None:
     """Raises UserError where a .pte file is missing or shorter than its header says.
 

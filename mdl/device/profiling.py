@@ -17,7 +17,7 @@ from pathlib import Path as FilePath
 import torch
 
 from mdl.device.executorch_file import write_executorch
-from mdl.device.executorch_model import ExecutorchModel
+from mdl.device.executorch_model import ExecutorchModel, use_threads
 from mdl.device.metadata import DomainMetadata, Metadata
 from mdl.device.onnx_files import write_onnx
 from mdl.device.onnx_model import OnnxModel
@@ -137,6 +137,7 @@ def _calls(
     told = {name: DomainMetadata(("a",), side, side, side, "crop", _GREY, _GREY) for name in chains}
     if runtime == "executorch":
         write_executorch(folder / "space.pte", chains, Metadata(told, {}))
+        use_threads(torch.get_num_threads())
         program = ExecutorchModel(folder / "space.pte")
         return {name: partial(program.method(name).execute, (x,)) for name in chains}
     write_onnx(folder, chains, Metadata(told, {}), together=False)

@@ -98,7 +98,7 @@ def write_program(file: Path, paths: Mapping[str, PlainPath], metadata: Metadata
     for number, domain in enumerate(paths):
         side = metadata.domain(domain).image_size
         images[domain] = torch.zeros(2, 3, side, side)
-        counts[domain] = {0: torch.export.Dim(f"n{number}", min=1, max=4096)}
+        counts[domain] = {0: torch.export.Dim(f"n{number}", min=1)}
     with quietly():
         program: Any = torch.export.export(
             EveryPath(paths), (images,), dynamic_shapes=(counts,), strict=False

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from mdl.data.decathlon import DOMAINS, category_id, image_ids, is_decathlon
 from mdl.errors import UserError
+from mdl.whole_files import disk_faults_told, write_whole
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ def check_answerable(ids: Mapping[str, Sequence[int]], file: Path, partial: bool
     """
     if not file.parent.is_dir():
         raise UserError(f"There is no folder {file.parent} for the submission. Make it first.")
+    if file.is_dir():
+        raise UserError(f"{file} is a folder; expected the name of a zip file for the submission.")
+    with disk_faults_told(file), TemporaryFile(dir=file.parent):
+        pass
     if not is_decathlon(ids):
         raise UserError(
             "A submission answers the ten domains of the Decathlon; this network has "
@@ -80,8 +85,10 @@ def write_submission(file: Path, answers: Mapping[str, Answers]) -> int:
                 )
             category = category_id(domain.name, label)
             entries.append({"image_id": image, "category_id": category})
-    beside = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("results.json", json.dumps(entries))
-    os.replace(beside, file)
+
+    def write(beside: Path) -> None:
+        with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("results.json", json.dumps(entries))
+
+    write_whole(file, write)
     return len(entries)

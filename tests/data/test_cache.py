@@ -2,10 +2,13 @@
 
 import json
 import multiprocessing
+import os
 import shutil
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -147,6 +150,57 @@ def test_the_cache_keeps_its_limit_and_drops_what_was_used_longest_ago(
     assert server.asked["/many/train-00001.tar"] == 2
 
 
+def test_processes_that_fetch_at_once_keep_the_limit_between_them(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdl.data.packing.IMAGES_PER_SHARD", 10)
+    source = DomainSource("many", list("abc"), {"train": coloured(3, 60)}, True)
+    domain = pack_domain(source, server.root, size=72)
+    limit = 2 * max(shard.bytes for shard in domain.splits["train"].shards)
+    download = cache._download
+
+    def slowly(url: str, target: Path) -> None:
+        download(url, target)
+        time.sleep(0.1)
+
+    images = ShardImages(remote_only(server, "many", tmp_path, limit), "train")
+    monkeypatch.setattr(cache, "_download", slowly)
+    expected = ShardImages(domain, "train")
+    with multiprocessing.get_context("fork").Pool(6) as pool:
+        reading = pool.map_async(images.read, range(0, 60, 10))
+        most = 0
+        while not reading.ready():
+            most = max(most, on_disk(tmp_path / "cache" / "files"))
+            time.sleep(0.005)
+        assert reading.get() == [expected.read(image) for image in range(0, 60, 10)]
+    assert limit / 2 < most <= limit
+
+
+def on_disk(folder: Path) -> int:
+    """Bytes of what is kept and fetched; one that is renamed meanwhile counts once."""
+    found = {}
+    for file in folder.glob("*.tar*"):
+        if not file.name.endswith((".lock", ".room")):
+            with suppress(FileNotFoundError):
+                of = file.stat()
+                found[of.st_ino] = of.st_size
+    return sum(found.values())
+
+
+def test_a_kept_file_that_lost_its_content_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    images = ShardImages(remote_only(server, "birds", tmp_path, PLENTY), "train")
+    expected = images.read(3)
+    for file in (tmp_path / "cache" / "files").glob("*.tar"):
+        os.truncate(file, 0)  # as a machine that lost its power may leave it
+    assert images.read(3) == expected
+
+
+def test_a_folder_that_may_not_be_written_is_told(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(UserError, match=r"could not be written: .* Remove what lies there"):
+        remote(server, tmp_path)
+
+
 def remote_only(server: Server, name: str, tmp_path: Path, limit: int) -> Domain:
     return read_remote_domains(server.address, [name], tmp_path / "cache", limit)[name]
 
@@ -181,11 +235,13 @@ def test_only_its_own_files_make_room(server: Server, tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_half_fetched_makes_room(server: Server, tmp_path: Path) -> None:
     images = ShardImages(remote_only(server, "birds", tmp_path, 10**6), "train")
-    left = tmp_path / "cache" / "files" / f".{'a' * 20}-train-00000.tar.partial"
-    left.parent.mkdir(exist_ok=True, parents=True)
-    left.write_bytes(bytes(10**6))
+    name = f".{'a' * 20}-train-00000.tar"
+    left = [tmp_path / "cache" / "files" / f"{name}{ending}" for ending in (".partial", ".room")]
+    left[0].parent.mkdir(exist_ok=True, parents=True)
+    for file in left:
+        file.write_bytes(bytes(10**6))
     assert images.read(0)
-    assert not left.exists()
+    assert not any(file.exists() for file in left)
 
 
 def test_a_page_instead_of_a_list_is_refused(server: Server, tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 import errno
 import os
 import pickle
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -123,6 +126,52 @@ def test_a_file_that_was_not_finished_is_made_again(
         DecodedImages(tmp_path, domains["birds"], shards, 8)
     assert not list(tmp_path.glob("*.npy"))
     DecodedImages(tmp_path, domains["birds"], shards, 8).read(0, np.empty((8, 8, 3), np.uint8))
+
+
+def test_damage_to_a_shard_is_not_kept(domains: dict[str, Domain], tmp_path: Path) -> None:
+    """A shard that was still being copied is whole later: its images are not broken for good."""
+    folder = Path(shutil.copytree(domains["birds"].folder, tmp_path / "birds"))
+    domain = Domain.read(folder)
+    shard = folder / domain.splits["train"].shards[0].file
+    content = shard.read_bytes()
+    for damaged in (content[: len(content) // 2], content[:1000] + bytes(600) + content[1600:]):
+        shard.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"does not match its checksum .* Restore it"):
+            DecodedImages(tmp_path, domain, ShardImages(domain, "train"), 8)
+        assert not list(tmp_path.glob("*.npy"))
+    shard.write_bytes(content)
+    images = DecodedImages(tmp_path, domain, ShardImages(domain, "train"), 8)
+    for image in range(domain.splits["train"].images):
+        images.read(image, np.empty((8, 8, 3), np.uint8))
+
+
+def test_what_a_killed_process_left_is_removed(domains: dict[str, Domain], tmp_path: Path) -> None:
+    domain, shards = domains["birds"], ShardImages(domains["birds"], "train")
+    DecodedImages(tmp_path, domain, shards, 8)
+    (file,) = tmp_path.glob("*.npy")
+    left = tmp_path / f".{'0' * 32}.partial.{file.name}"
+    file.rename(left)
+    DecodedImages(tmp_path, domain, shards, 8)
+    assert file.is_file() and not left.exists()
+
+
+def test_threads_that_decode_open_a_shard_once(
+    domains: dict[str, Domain], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    opened: list[str] = []
+    opens = os.open
+
+    def slowly(path: str, flags: int) -> int:
+        time.sleep(0.02)
+        opened.append(path)
+        return opens(path, flags)
+
+    shards = ShardImages(domains["birds"], "train")
+    with monkeypatch.context() as patch:
+        patch.setattr("mdl.data.shards.os.open", slowly)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(shards.read, range(8)))
+    assert len(opened) == len(set(opened)) > 0
 
 
 def test_a_full_disk_and_a_cut_file_are_told(

@@ -167,6 +167,26 @@ def test_images_that_cannot_be_decoded_are_named_or_left_out(tmp_path: Path) -> 
     assert domain.splits["train"].images == 3
 
 
+def test_an_image_whose_name_is_no_text_can_be_left_out(tmp_path: Path) -> None:
+    images = {"train": [*coloured(1, 3), StoredImage(b"no image", name="caf\udce9.png")]}
+    pack_domain(DomainSource("d", ["a"], images, True), tmp_path, size=72, skip_broken=True)
+    assert (tmp_path / "d.left_out.txt").read_bytes().startswith(b"caf\xe9.png (")
+
+
+def test_a_place_that_cannot_be_packed_into_is_told(tmp_path: Path) -> None:
+    (tmp_path / "images" / "d" / "train" / "a").mkdir(parents=True)
+    (tmp_path / "images" / "d" / "train" / "a" / "1.png").write_bytes(coloured(1, 1)[0].load())
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UserError, match=r"could not be written: .* Remove what lies there"):
+        pack.main(["folders", str(tmp_path / "images"), str(tmp_path / "out")])
+
+
+def test_a_size_below_one_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        pack.main(["folders", "in", "out", "--size", "0"])
+    assert "expected a whole number, at least 1" in capsys.readouterr().err
+
+
 def counted(images: list[ColouredImage], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the images that are loaded from here on."""
     loaded: list[str] = []
@@ -384,6 +404,27 @@ def test_a_damaged_domain_json_is_refused(own: Path) -> None:
         Domain.read(own / "birds")
     (own / "birds" / "domain.json").write_text(json.dumps({"format": 1}))
     with pytest.raises(UserError, match="cannot be read: KeyError"):
+        Domain.read(own / "birds")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("splits", [], "cannot be read: AttributeError"),
+        ("mean", [0.5], "a mean of 1 and a std of 3 numbers; expected 3 each"),
+        ("mean", 0.5, "cannot be read: TypeError"),
+        ("index_sha256", 5, "gives 'train.index.npy' the checksum '5'"),
+        ("index", 5, "names the file '5'"),
+    ],
+)
+def test_a_domain_json_with_other_things_in_it_is_refused(
+    own: Path, key: str, value: object, message: str
+) -> None:
+    file = own / "birds" / "domain.json"
+    content = json.loads(file.read_text())
+    (content if key in content else content["splits"]["train"])[key] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
         Domain.read(own / "birds")
 
 

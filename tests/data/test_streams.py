@@ -14,11 +14,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mdl.command import tell
 from mdl.data.domains import Domain
 from mdl.data.images import BrokenImage
 from mdl.data.order import windowed_permutation
 from mdl.data.packing import pack_domain
-from mdl.data.parcel import Parcel, Part, Sample
+from mdl.data.parcel import Parcel, Part, Sample, filled
 from mdl.data.shards import ShardImages
 from mdl.data.source import DomainSource
 from mdl.data.steps import (
@@ -344,3 +345,18 @@ def test_a_broken_image_counts_in_no_score(domains: dict[str, Domain], tmp_path:
     stream = EvaluationStream(EvaluationSteps({"birds": images}, 4), 0, BrokenImages(100))
     labels = torch.cat([batch["birds"].labels for batch in stream])
     assert labels.tolist() == [-1] * 10
+
+
+def test_what_a_worker_of_one_rank_meets_is_told_by_that_rank(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each node has a disk and a network of its own: the first rank may meet nothing."""
+    monkeypatch.setenv("RANK", "1")
+
+    def fails(key: tuple[str, ...], part: Part) -> None:
+        raise UserError("The disk of data.cache_dir is full.")
+
+    with pytest.raises(UserError) as met:
+        filled({("a",): (1, 2)}, fails).open()
+    tell(met.value)
+    assert capsys.readouterr().err == "error: The disk of data.cache_dir is full.\n"

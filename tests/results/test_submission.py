@@ -68,6 +68,9 @@ def test_other_domains_and_no_folder_are_refused(tmp_path: Path) -> None:
         check_answerable({"birds": [1]}, tmp_path / "results.zip")
     with pytest.raises(UserError, match="There is no folder"):
         check_answerable(ids(), tmp_path / "nowhere" / "results.zip")
+    with pytest.raises(UserError, match="is a folder; expected the name of a zip file"):
+        check_answerable(ids(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_there_can_be_answered_for_a_part(tmp_path: Path) -> None:
