@@ -24,7 +24,7 @@ from mdl.device.executorch_model import ExecutorchModel, use_threads
 from mdl.device.metadata import Metadata
 from mdl.device.onnx_files import write_onnx
 from mdl.device.onnx_model import TOGETHER, OnnxModel, open_session
-from mdl.device.plain import FOLDED, FORMS, MIXED, NormalisedImage, PlainPath, plain_paths
+from mdl.device.plain import FOLDED, FORMS, MIXED, SCALED, NormalisedImage, PlainPath, plain_paths
 from mdl.device.stopwatch import milliseconds
 from mdl.networks.multipath import MultiPathNetwork, path_users
 from mdl.results.table import Table
@@ -33,6 +33,7 @@ from mdl.trained import Trained
 
 REPEATS = 200
 SHARED, INT8 = "shared norm", "int8"
+_LOADED = (MIXED, SCALED, SHARED)
 
 
 def main() -> None:
@@ -146,40 +147,20 @@ def call(model: ExecutorchModel | OnnxModel, domain: str, x: np.ndarray) -> Call
     return lambda: method.execute(image)
 
 
-_MEMORY = """
-import json, sys, torch
-from pathlib import Path
-from mdl.device.executorch_model import ExecutorchModel, use_threads
-def used():
-    return int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1])
-torch.set_num_threads(1)
-use_threads(1)
-files = sys.argv[1:]
-first = ExecutorchModel(Path(files[0]))
-first.method(first.domains[0])  # the runtime and its thread pool
-before = used()
-models = [ExecutorchModel(Path(file)) for file in files]
-for model in models:
-    for domain in model.domains:
-        model.method(domain).execute((torch.zeros(1, 3, 32, 32),))
-print(json.dumps([before, used()]))
-"""
-
-
 def memory(folder: Path, domains: list[str]) -> Table:
-    """Resident memory of a process that has run every domain once, MB."""
-    cases = {
-        "one file (mixed), ten methods": [folder / f"{MIXED}.pte"],
-        "ten files of these paths": [folder / "alone" / f"{domain}.pte" for domain in domains],
-        "ten files of the bundle": [folder / "bundle" / f"{domain}.pte" for domain in domains],
-    }
+    """What a process takes more, once every domain has run, MB (`benchmarks.loaded`)."""
+    cases = {f"one file ({kind}), ten methods": [folder / f"{kind}.pte"] for kind in _LOADED}
+    for of, name in (("alone", "ten files of these paths"), ("bundle", "ten files of the bundle")):
+        cases[name] = [folder / of / f"{domain}.pte" for domain in domains]
     rows = []
     for name, files in cases.items():
-        command = [sys.executable, "-c", _MEMORY, *map(str, files)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        before, after = json.loads(done.stdout.splitlines()[-1])
-        rows.append([name, f"{(after - before) / 1024:.1f}", f"{after / 1024:.1f}"])
-    return Table("memory", ["loaded", "MB by the models", "MB of the process"], rows)
+        found = []
+        for cache in ([], ["--weights-cache"]):
+            command = [sys.executable, "-m", "benchmarks.loaded", *map(str, files), *cache]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found.append(json.loads(done.stdout.splitlines()[-1])["MB"])
+        rows.append([name, *(f"{of:.1f}" for of in found)])
+    return Table("memory", ["loaded", "MB", "MB, weights cache"], rows)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,8 @@ def use_threads(count: int) -> None:
     """
     with quietly():
         from executorch.extension.pybindings import portable_lib
-    portable_lib._unsafe_reset_threadpool(count)
+
+        portable_lib._unsafe_reset_threadpool(count)
 
 
 def check_whole(file: Path) -> None:
