@@ -267,7 +267,8 @@ def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
 def _gather(members: tuple[str, ...], groups: Mapping[str, _Group]) -> _Group:
     """The features of `members` as one group; without a copy where they are one already."""
     group = groups[members[0]]
-    if group.company.domains == members:
+    # some may have gone on through a layer that the first one skipped
+    if group.company.domains == members and all(groups[d] is group for d in members):
         return group
     parts = [groups[domain].parts[domain] for domain in members]
     company = Company(members, tuple(len(part) for part in parts))

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from mdl.networks.blocks import Company, DepthwiseConv, DomainBatchNorm, domain_key
@@ -124,6 +126,51 @@ def test_grouped_execution_equals_domain_by_domain(space: SearchSpace, paths_of:
     buffers = dict(apart.named_buffers())
     for name, buffer in grouped.named_buffers():
         assert torch.allclose(buffer, buffers[name], atol=1e-12), name
+
+
+def test_who_skips_a_layer_does_not_take_its_company_along(space: SearchSpace) -> None:
+    """Two that part where one skips, and meet again, are two groups until then."""
+    visiting = tuple(layer.blocks[0] for layer in space.layers)
+    skipping = (visiting[0], ZERO, *visiting[2:])
+    assert ZERO in space.layers[1].blocks and ZERO not in visiting
+    for birds, cars in ((skipping, visiting), (visiting, skipping)):
+        paths = {"birds": birds, "cars": cars}
+        network, batch = derived(space, paths).eval(), images()
+        batch = {domain: batch[domain] for domain in paths}
+        together = network(batch, paths)
+        for domain, x in batch.items():
+            assert torch.allclose(together[domain], network({domain: x}, paths)[domain], atol=1e-5)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([None, 1, 2**12]))
+@settings(max_examples=150, deadline=None)
+def test_any_paths_together_are_each_by_itself(seed: int, call_bytes: int | None) -> None:
+    draw = random.Random(seed)
+    stages = (Stage(4, 3, 1, "relu"), Stage(6, 3, 2, "relu"))
+    space = SearchSpace(4, 1, stages, 6, (3,))
+    domains = [f"d{number}" for number in range(5)]
+    # few different paths, most of whose layers are skipped: domains part and meet often
+    few = [space.random_path(draw) for _ in range(2)]
+    paths = {domain: _partly_skipped(space, draw.choice(few), draw) for domain in domains}
+    torch.manual_seed(seed % 2**31)
+    users = path_users(space, paths)
+    network = MultiPathNetwork(space, users, dict.fromkeys(domains, 3)).double()
+    for head in network.heads.values():
+        torch.nn.init.normal_(head.weight)
+    batch = {domain: torch.randn(2, 3, 4, 4).double() for domain in domains}
+    network.eval()
+    route = network.route({d: x.shape for d, x in batch.items()}, paths, call_bytes)
+    together = network.follow(batch, route)
+    for domain, x in batch.items():
+        alone = network({domain: x}, paths)[domain]
+        assert torch.allclose(together[domain], alone, atol=1e-9)
+
+
+def _partly_skipped(space: SearchSpace, path: Path, draw: random.Random) -> Path:
+    return tuple(
+        ZERO if ZERO in layer.blocks and draw.random() < 0.5 else block
+        for layer, block in zip(space.layers, path, strict=True)
+    )
 
 
 def test_domains_of_different_sizes_go_through_one_network(space: SearchSpace) -> None:
