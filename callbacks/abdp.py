@@ -27,6 +27,8 @@ class ABDP(L.Callback):
     - Weights stay between 1 / bound and bound, before they are scaled to mean one.
 
     momentum: of the smoothed losses. start: steps before weights leave one.
+
+    Raises ValueError for values that make no weights.
     """
 
     sets_domain_weights = True  # so that no recipe has it beside a balancing method
@@ -38,6 +40,12 @@ class ABDP(L.Callback):
         bound: float = 4.0,
         start: int = 50,
     ) -> None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum is {momentum}; expected at least 0 and below 1")
+        if temperature <= 0:
+            raise ValueError(f"temperature is {temperature}; expected a number above 0")
+        if bound < 1:
+            raise ValueError(f"bound is {bound}; expected 1 or more")
         self.momentum, self.temperature = momentum, temperature
         self.bound, self.start = bound, start
         self.smoothed: Tensor | None = None

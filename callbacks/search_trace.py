@@ -21,6 +21,8 @@ class SearchTrace(L.Callback):
     """
 
     def __init__(self, interval: int = 20) -> None:
+        if interval < 1:
+            raise ValueError(f"interval is {interval}; expected steps, 1 or more")
         self.interval = interval
 
     def on_train_batch_end(

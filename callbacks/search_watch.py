@@ -30,6 +30,8 @@ class SearchWatch(L.Callback):
     """
 
     def __init__(self, interval: int = 100, alike: float = 0.95) -> None:
+        if interval < 1:
+            raise ValueError(f"interval is {interval}; expected steps, 1 or more")
         self.interval, self.alike = interval, alike
         self._accuracy: Tensor | None = None
         self._images = torch.zeros(0)

@@ -17,6 +17,8 @@ class Throughput(L.Callback):
     """
 
     def __init__(self, interval: int = 50) -> None:
+        if interval < 1:
+            raise ValueError(f"interval is {interval}; expected steps, 1 or more")
         self.interval = interval
         self._since: tuple[float, int] | None = None
 

@@ -329,6 +329,17 @@ def _check_search(merged: DictConfig) -> None:
             f"search.candidates is {search.candidates}, but search.controllers is 'common': random "
             "networks have a path per domain. Set search.controllers=per_domain."
         )
+    if search.new_blocks and search.backbone_file is None:
+        raise UserError(
+            "search.new_blocks is true, but search.backbone_file is null: there is no trained "
+            "network that blocks could be added to. Set search.new_blocks=false."
+        )
+    if search.candidates is not None and search.paths_per_step < 2:
+        raise UserError(
+            f"search.candidates is {search.candidates} and search.paths_per_step "
+            f"{search.paths_per_step}; random networks are compared with others on the same "
+            "images: expected 2 or more a step, e.g. recipes/frozen_search.yaml."
+        )
     if search.candidates is not None:
         for key in ("supernet_file", "target.params", "target.macs"):
             if OmegaConf.select(search, key) is None:
@@ -347,7 +358,7 @@ def _check_search(merged: DictConfig) -> None:
 def _check_latency(search: Any) -> None:
     latency = search.latency
     if search.cost != "latency":
-        for key in ("file", "budget"):
+        for key in ("file", "budget", "runtime"):
             if latency[key] is not None:
                 raise UserError(
                     f"search.latency.{key} is {latency[key]}, but search.cost is {search.cost}; "
@@ -406,6 +417,12 @@ def _check_finalists(merged: DictConfig) -> None:
                 f"search.target.{key} is given; expected a finished search's checkpoint, or both "
                 "sizes that random finalists are to have."
             )
+    if search.controllers_file is None and search.controllers == "common":
+        raise UserError(
+            f"search.finalists is {search.finalists} of random networks, but search.controllers is "
+            "'common': these have a path per domain. Set search.controllers=per_domain, or give "
+            "search.controllers_file."
+        )
     if merged.balancing.method != "none":
         raise UserError(
             f"balancing.method is {merged.balancing.method}, which weighs the losses of one "
@@ -448,6 +465,16 @@ def _check_retrained_paths(merged: DictConfig) -> None:
             f"retrain.backbone_file is {file}, but retrain.paths is '{paths}'; expected "
             "retrain.paths=backbone or added, which take paths and weights from that file, or no "
             "file."
+        )
+    if paths == "added" and merged.retrain.backbone != "frozen":
+        raise UserError(
+            f"retrain.backbone is {merged.retrain.backbone}, but retrain.paths is 'added': a "
+            "domain is added to a network that rests. Expected retrain.backbone=frozen."
+        )
+    if paths == "added" and merged.balancing.method != "none":
+        raise UserError(
+            f"balancing.method is {merged.balancing.method}, but retrain.paths is 'added': the "
+            "domains that rest have no losses to balance. Set balancing.method=none."
         )
     for key, uses in (("retrain.paths", paths == "added"), ("search.backbone_file", reuses)):
         if uses and merged.network.batch_norm != "per_domain":

@@ -89,7 +89,8 @@ def _strategy(recipe: Recipe) -> Any:
     """Lightning's own on one device; on several, ours, which for a search takes its own paths."""
     trainer = recipe.trainer
     if trainer.num_nodes == 1 and _one_device(trainer):
-        return trainer.strategy
+        # Lightning's DDP on one device would look for gradients of blocks that a step leaves out
+        return "auto" if trainer.strategy in _START_METHODS else trainer.strategy
     if trainer.strategy in _START_METHODS:
         ours = PathsStrategy if recipe.phase == "search" else WatchedStrategy
         return ours(trainer.timeout, start_method=_START_METHODS[trainer.strategy])

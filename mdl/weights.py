@@ -82,7 +82,7 @@ def load_supernet(module: MultiDomainModule, recipe: Recipe, domains: Mapping[st
     if not _trained_weights(earlier):
         raise UserError(
             f"{key} is {file}, a checkpoint of a search that trained no super-network (on a "
-            "frozen one, or of finalists); expected one that did."
+            "frozen one, of finalists, or through a trained network); expected one that did."
         )
     words = overrides_between(recipe, earlier, ["space", "network"])
     words += _different(
@@ -109,6 +109,11 @@ def load_controllers(
         raise UserError(
             f"{key} is {file}, a checkpoint of a search without controllers (of random networks, "
             "or of finalists); expected one with."
+        )
+    if earlier.search.backbone_file is not None:
+        raise UserError(
+            f"{key} is {file}, of a search through a trained network, whose controllers choose of "
+            "its blocks; expected one of a super-network."
         )
     kinds = recipe.search.controllers, earlier.search.controllers
     words = overrides_between(recipe, earlier, ["space", "network"])
@@ -165,8 +170,9 @@ def _of_a_search(
 
 
 def _trained_weights(search: Recipe) -> bool:
-    """Whether a search trained a super-network."""
-    return search.search.supernet_file is None and search.search.finalists is None
+    """Whether a search trained a super-network, all of it."""
+    of = search.search
+    return of.supernet_file is None and of.finalists is None and of.backbone_file is None
 
 
 def _different(*values: tuple[str, object, object]) -> list[str]:
@@ -216,7 +222,7 @@ def load_backbone(module: RetrainModule, recipe: Recipe, domains: Mapping[str, D
             )
     content = _read(file, theirs, "Name another as retrain.backbone_file, or train it again.")
     _check_classes(file, content["data"], domains)
-    backbone = _averaged_network(content["state_dict"], folder, theirs)
+    backbone = _averaged_network(content, folder, theirs)
     module.inherit(backbone, _models(file, backbone.domains, recipe, domains))
 
 
@@ -231,7 +237,7 @@ def load_reused(module: SearchModule, recipe: Recipe, domains: Mapping[str, Doma
     words = overrides_between(recipe, theirs, ["network"])
     _check_as_then("search.backbone_file", str(file), words, "a network")
     content = _read(file, theirs, "Name another as search.backbone_file, or train it again.")
-    module.network.inherit(_averaged_network(content["state_dict"], folder, theirs))
+    module.network.inherit(_averaged_network(content, folder, theirs))
 
 
 def _check_classes(
@@ -263,15 +269,17 @@ def _models(
 
 
 def _averaged_network(
-    state: Mapping[str, Tensor], folder: RunFolder, recipe: Recipe
+    content: Mapping[str, Any], folder: RunFolder, recipe: Recipe
 ) -> MultiPathNetwork:
     """The network of a retraining, with the weights that are evaluated."""
-    averaged = _part_of(state, "average.module.")
+    averaged = _part_of(content["state_dict"], "average.module.")
     architecture = Architecture.read(folder.architecture_file)
-    heads = {d: averaged[f"heads.{domain_key(d)}.bias"] for d in architecture.domains}
+    # batch norm has a row per domain in the order of the run's data, which the file may not have
+    paths = {domain: architecture.paths[domain] for domain in content["data"]}
+    heads = {d: averaged[f"heads.{domain_key(d)}.bias"] for d in paths}
     network = MultiPathNetwork(
         architecture.space,
-        path_users(architecture.space, architecture.paths),
+        path_users(architecture.space, paths),
         {domain: len(bias) for domain, bias in heads.items()},
         batch_norm=recipe.network.batch_norm,
     )

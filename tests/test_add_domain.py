@@ -8,14 +8,17 @@ import pytest
 import torch
 
 from mdl import fit
+from mdl.assembly import find_domains
 from mdl.data.order import Integers
 from mdl.data.parcel import Part
 from mdl.data.steps import TrainingOrder
 from mdl.errors import UserError
 from mdl.networks.multipath import path_users
 from mdl.run_folder import RunFolder
+from mdl.scoring import choose_checkpoint
 from mdl.space.architecture import Architecture
 from mdl.trained import Trained
+from mdl.weights import _averaged_network, read_checkpoint
 from tests.test_fit import RETRAIN, SEARCH, run_of
 from tests.test_fit import weights as weights_of
 
@@ -79,6 +82,32 @@ def test_only_what_is_the_new_domain_s_own_has_moved(small_run: list[str], two: 
             kept = kept[: len(tensor)]
         assert torch.equal(kept, tensor), name
     assert after.architecture.source["added"] == [NEW]
+
+
+def test_a_network_with_an_addition_is_read_in_the_order_of_its_data(small_run: list[str]) -> None:
+    """The new domain comes first by its name, and last in the architecture's file."""
+    words = [*small_run, "data.domains=[cars,types]"]
+    fit.main([SEARCH, *words, "name=two_search"])
+    file = f"architecture_file={run_of(small_run, 'two_search') / 'architecture.json'}"
+    fit.main([RETRAIN, *words, file, "name=two"])
+    two = run_of(small_run, "two") / "checkpoints" / "best.ckpt"
+    fit.main([*search_words(small_run, two), "data.domains=[birds]"])
+    fit.main(added_words(small_run, two))
+    folder = RunFolder(run_of(small_run, "three"))
+    names = ["birds", "cars", "types"]
+    assert list(Architecture.read(folder.architecture_file).domains) != names
+    recipe, trained = folder.recipe(), Trained.open(folder.path)
+    checkpoint = folder.checkpoints_dir / choose_checkpoint(folder)
+    content = read_checkpoint(checkpoint, recipe, find_domains(recipe))
+    network = _averaged_network(content, folder, recipe)
+    expected = trained.network(names)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, expected.state_dict()[name]), name
+    x = torch.randn(2, 3, 12, 12)
+    for domain in names:
+        paths = {domain: trained.architecture.paths[domain]}
+        ours = network.eval()({domain: x}, paths)[domain]
+        assert torch.equal(ours, expected({domain: x}, paths)[domain])
 
 
 def test_a_new_path_leads_through_nodes_that_are_there(small_run: list[str], two: Path) -> None:

@@ -84,6 +84,8 @@ def test_later_files_and_overrides_win(tmp_path: Path) -> None:
         ("retrain.backbone=thawed", "'thawed'; expected one of frozen, trained"),
         ("retrain.backbone_file=a.ckpt", "but retrain.paths is 'searched'; expected retrain.paths"),
         ("retrain.common_file=a.json", "but retrain.paths is 'searched'; expected common or wide"),
+        ("search.new_blocks=true", "search.backbone_file is null: there is no trained network"),
+        ("search.latency.runtime=onnx", "search.latency.runtime is onnx, but search.cost is macs"),
         ("name=${nothing}", "refers to a key that is not there"),
         ("space.stages=[{width: 3}]", r"The recipe lacks 'space.stages\[0\].depth'"),
         ("data.root=[", "cannot be read"),
@@ -99,6 +101,33 @@ def test_a_backbone_is_what_all_domains_have_in_common() -> None:
     assert load_recipe(words).retrain.backbone == "frozen"
     with pytest.raises(UserError, match="network.nodes is 'private'; a backbone is what all"):
         load_recipe([*words, "network.nodes=private"])
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("retrain.backbone=trained", "a domain is added to a network that rests"),
+        ("balancing.method=famo", "the domains that rest have no losses to balance"),
+    ],
+)
+def test_a_domain_is_added_to_a_network_that_rests(word: str, message: str) -> None:
+    words = [RETRAIN, "retrain.paths=added", "retrain.backbone_file=runs/a/checkpoints/b.ckpt"]
+    words.append("callbacks.abdp=null")
+    assert load_recipe(words).retrain.paths == "added"
+    with pytest.raises(UserError, match=message):
+        load_recipe([*words, word])
+
+
+def test_random_networks_are_compared_on_the_same_images_and_have_a_path_per_domain() -> None:
+    sizes = ["search.target.params=1e5", "search.target.macs=1e6"]
+    frozen = [SEARCH, *sizes, "search.supernet_file=a.ckpt", "search.candidates=9"]
+    assert load_recipe([*frozen, "search.paths_per_step=2"]).search.candidates == 9
+    with pytest.raises(UserError, match="expected 2 or more a step"):
+        load_recipe([*frozen, "search.paths_per_step=1"])
+    last_round = [SEARCH, *sizes, "search.finalists=4"]
+    assert load_recipe(last_round).search.finalists == 4
+    with pytest.raises(UserError, match="search.controllers is 'common': these have a path per"):
+        load_recipe([*last_round, "search.controllers=common"])
 
 
 def test_what_looks_into_a_pass_does_not_go_with_a_compiled_one() -> None:
@@ -134,6 +163,10 @@ def test_a_callback_can_be_taken_away() -> None:
     [
         ("callbacks.abdp=off", "callbacks.abdp is False; expected {class: dotted.name"),
         ("callbacks.abdp.momentun=1", r"'callbacks.abdp.momentun'; did you mean 'momentum'\?"),
+        ("callbacks.abdp.bound=0.5", "bound is 0.5; expected 1 or more"),
+        ("callbacks.abdp.temperature=0", "temperature is 0; expected a number above 0"),
+        ("callbacks.abdp.momentum=1", "momentum is 1; expected at least 0 and below 1"),
+        ("callbacks.throughput.interval=0", "interval is 0; expected steps, 1 or more"),
         ("callbacks.abdp.class=os.system", "expected a dotted name in mdl, callbacks, lightning"),
         ("callbacks.abdp.class=callbacks.abdp.ADBP", "which cannot be found"),
         ("callbacks.abdp.class=callbacks.none.ABDP", "which cannot be found"),

@@ -109,7 +109,13 @@ class Architecture:
             space = SearchSpace.from_table(content["space"])
             fingerprint, named = content["space_fingerprint"], content["paths"]
             paths = {d: _read_path(space, d, choices) for d, choices in named.items()}
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+            json.JSONDecodeError,
+            UnicodeDecodeError,
+        ) as error:  # the last of a checkpoint, say
             raise UserError(
                 f"{file} is not an architecture file: {type(error).__name__}: {error}. "
                 "Expected the file that a search writes."

@@ -136,8 +136,9 @@ class MultiDomainModule(L.LightningModule):
         found = LogitsTable(in_order).losses(labels_of(batch), self.label_smoothing)
         if len(in_order) == len(self.domains):
             return found
-        there = torch.tensor([domain in in_order for domain in self.domains], device=found.device)
-        return found.new_zeros(len(self.domains)).masked_scatter(there, found)
+        # no tensor of the host's: it could not be copied while a CUDA graph is captured
+        known, none = dict(zip(in_order, found.unbind(), strict=True)), found.new_zeros(())
+        return torch.stack([known.get(domain, none) for domain in self.domains])
 
     def accuracies(self, logits: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Share of right answers in a batch, [domains]."""

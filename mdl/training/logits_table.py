@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -94,5 +94,6 @@ class _Plan:
         return torch.cat([values, values.new_zeros(1)])[self.rows].sum(1)
 
 
-# evaluations end in batches of other shapes
-_plan = lru_cache(maxsize=64)(_Plan)
+# Evaluations end in batches of other shapes, one for each domain that ends. None is dropped: a
+# captured CUDA graph reads a plan by its address.
+_plan = cache(_Plan)
