@@ -4,7 +4,7 @@
 
 A plain key (name, seeds, workers, ...) replaces the file's; a key with a dot is a setting of every
 run, over all but those of its own row:
-    python -m mdl.compare recipes/compare.yaml name=mine data.root=data/mine seeds=[0]
+    python -m mdl.compare recipes/compare.yaml name=mine_compared data.root=data/mine seeds=[0]
 --dry-run shows the runs and what is done; --allow is handed on to mdl.fit. The same command goes
 on after any interruption.
 """

@@ -149,7 +149,7 @@ def _read(file: Path) -> DictConfig:
         raise UserError(f"No recipe at {file}; {hint}")
     try:
         content = OmegaConf.load(file)
-    except (YAMLError, OmegaConfBaseException) as error:
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         said = " ".join(str(error).split())
         raise UserError(f"{file} is no YAML that can be read: {said}") from error
     if not isinstance(content, DictConfig):

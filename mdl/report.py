@@ -78,7 +78,7 @@ def send_to_wandb(path: Path) -> str:
     Raises UserError where there is no service to send them to.
     """
     # here, as no other report needs them and they take seconds to import
-    from mdl.results.wandb_run import choose_mode
+    from mdl.results.wandb_run import choose_mode, first_line
     from mdl.trainer import open_wandb
 
     folder = RunFolder.find(path)
@@ -88,14 +88,14 @@ def send_to_wandb(path: Path) -> str:
             "WANDB_API_KEY) and set WANDB_MODE=online."
         )
     recipe = folder.recipe()
-    is_finished = folder.finished_steps(recipe.phase) >= recipe.trainer.max_steps
+    is_finished = folder.is_finished(recipe.phase, recipe.trainer.max_steps)
     run = open_wandb(recipe, folder, mode, strict=True)
     try:
         url = run.experiment.url
         run.close(is_finished, folder.architecture_file)
     except Exception as error:  # of W&B, its process or the network: many kinds
         raise UserError(
-            f"W&B did not take all of {path}: {str(error).splitlines()[0]}. Nothing is lost: "
+            f"W&B did not take all of {path}: {first_line(error)}. Nothing is lost: "
             "the same command sends what is missing."
         ) from error
     return f"{path}: {run.sent} steps sent, now whole at {url}"

@@ -46,7 +46,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise UserError(f"No comparison at {file}; {nearest(str(file), known)}")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is no YAML that can be read: {error}") from error
     return _mapping(content, str(file))
 

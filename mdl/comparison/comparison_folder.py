@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from mdl.errors import UserError
-from mdl.run_folder import RunFolder
-from mdl.whole_files import write_text
+from mdl.run_folder import RECIPE, RunFolder
+from mdl.whole_files import disk_faults_told, write_text
 
 RECORD = "comparison.json"
 FORMAT = 1  # of the record
@@ -41,7 +41,15 @@ class ComparisonFolder:
         """What comparison.json holds; empty where it was not yet written."""
         if not self.record_file.is_file():
             return {}
-        content: dict[str, Any] = json.loads(self.record_file.read_text(encoding="utf-8"))
+        try:
+            content = json.loads(self.record_file.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("no object")
+        except ValueError as error:
+            raise UserError(
+                f"{self.record_file} cannot be read as a comparison's record: {error}. Restore it, "
+                "or remove it: mdl.compare writes it again, without the runs' times."
+            ) from error
         return content
 
     def write_record(self, content: dict[str, Any]) -> None:
@@ -54,8 +62,14 @@ class ComparisonFolder:
         Raises UserError where another has it. The lock ends with the last of its processes: where
         a comparison was killed, its trainings still hold it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.log_file("").parent.mkdir(exist_ok=True)
+        if (self.path / RECIPE).is_file():
+            raise UserError(
+                f"{self.path} is the folder of a run; a comparison has one of its own. Choose "
+                "another with name=..."
+            )
+        with disk_faults_told(self.record_file):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.log_file("").parent.mkdir(exist_ok=True)
         with (self.path / ".lock").open("a+", encoding="utf-8") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -144,6 +144,8 @@ class Runner:
             folder = self.folder.run(job.name)
             at, log = folder.recorded_step(), self.folder.log_file(job.name)
             self._first_steps[job.name] = at
+            if at == 0:
+                self.seconds.pop(job.name, None)  # of a run whose folder was removed
             self._running[job.name] = Training(
                 [*job.words, *self._flags], log, self.comparison.threads, lock.fileno()
             )

@@ -96,7 +96,10 @@ class ComparedRow:
 
 @dataclass(frozen=True)
 class Compared:
-    """rows: those with a finished run. split: 'test', or 'val' where no run has test scores.
+    """rows: those with a finished run.
+
+    split: 'test' once all is done, and 'val' before, so that no choice that is left knows it; and
+    where no run has scores of that one, the other.
 
     missing: sentences on what is not there yet.
     """
@@ -126,7 +129,7 @@ class Compared:
                 f"{folder.path} has no finished run of a row yet. Go on with it: "
                 f"{record['command']}"
             )
-        split = "test" if any("test" in run.scores for run in runs.values()) else "val"
+        split = _split(record, runs)
         rows = {name: _row(record, name, runs, split) for name in record["rows"]}
         there = {name: row for name, row in rows.items() if row.runs}
         return cls(folder, record, there, split, _missing(record, there))
@@ -147,6 +150,12 @@ class Compared:
         if main is None or main.name == row.name:
             return None
         return paired(main.means, row.means)
+
+
+def _split(record: Mapping[str, Any], runs: Mapping[str, Run]) -> str:
+    whole = all(job["finished"] for job in record["jobs"].values())
+    wanted, other = ("test", "val") if whole else ("val", "test")
+    return wanted if any(wanted in run.scores for run in runs.values()) else other
 
 
 def _is_chosen(record: Mapping[str, Any], job: Mapping[str, Any]) -> bool:

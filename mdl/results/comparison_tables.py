@@ -50,7 +50,7 @@ def _accuracy_note(compared: Compared) -> str:
     if baseline is not None:
         note += (
             f" Multi-task delta: mean over the domains of the relative change against "
-            f"{baseline.label}."
+            f"{baseline.label}, with half the width of its 95 % interval."
         )
     return note
 
@@ -116,8 +116,8 @@ def transfer_tables(compared: Compared) -> list[Table]:
         return []
     rows = [row for row in compared.rows.values() if row is not baseline]
     note = (
-        "Points, paired by seed: mean and standard deviation. Above 0: positive transfer; below: "
-        "negative."
+        "Points, paired by seed: mean, and half the width of its 95 % interval by Student's t. "
+        "Above 0: positive transfer; below: negative."
     )
     title = f"Change against {baseline.label}, per domain"
     return [
@@ -169,8 +169,8 @@ def tries_table(compared: Compared) -> Table | None:
         return None
     seed = compared.record["tuning_seed"]
     note = (
-        f"On seed {seed} alone, by the validation split alone; the test scores of tries that were "
-        "not chosen are shown nowhere."
+        f"On seed {seed} alone, by the validation split alone; no report shows the test scores of "
+        "tries that were not chosen."
     )
     columns = ["method", "try", "val top-1, %", ""]
     return Table("Tries", columns, rows, note, in_words=True)
@@ -218,11 +218,11 @@ def plus_minus(spread: Spread | None) -> str:
 
 
 def signed(spread: Spread | None) -> str:
-    """'+1.9 ± 0.4', in points."""
+    """'+1.9 ± 0.4', in points: the mean and half its 95 % interval."""
     if spread is None:
         return "-"
     text = f"{100 * spread.mean:+.1f}"
-    return text if spread.deviation is None else f"{text} ± {100 * spread.deviation:.1f}"
+    return text if spread.half_width is None else f"{text} ± {100 * spread.half_width:.1f}"
 
 
 def interval(spread: Spread | None) -> str:
