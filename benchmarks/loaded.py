@@ -40,15 +40,19 @@ def main() -> None:
     use_threads(1)
     library = _library()
     first = methods[0]
-    _run(library, library.open_module(str(first[0]).encode(), False), *first[1:])  # the runtime
+    _run(library, _opened(library, first[0], False), *first[1:])  # the runtime
     before, logits = _own_bytes(), 0.0
-    modules = {
-        file: library.open_module(str(file).encode(), options.weights_cache)
-        for file in options.files
-    }
+    modules = {file: _opened(library, file, options.weights_cache) for file in options.files}
     for file, domain, side in methods:
         logits += _run(library, modules[file], domain, side)
     print(json.dumps({"MB": (_own_bytes() - before) / 1e6, "logits": logits}))
+
+
+def _opened(library: Any, file: Path, weights_cache: bool) -> int:
+    module: int | None = library.open_module(str(file).encode(), weights_cache)
+    if module is None:
+        raise RuntimeError(f"ExecuTorch refused {file} with weights_cache={weights_cache}")
+    return module
 
 
 def _run(library: Any, module: int, domain: str, side: int) -> float:

@@ -222,19 +222,24 @@ class RunFolder:
         """
         if not self.scores_file.is_file():
             return {}
-        try:
-            content = json.loads(self.scores_file.read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise ValueError("no object")
-        except ValueError as error:
-            raise UserError(
-                f"{self.scores_file} cannot be read as a run's scores: {error}. Restore it, or "
-                "remove it: the run's own command, or mdl.evaluate, writes it again."
-            ) from error
-        return content
+        remedy = "the run's own command, or mdl.evaluate, writes it again"
+        return read_object(self.scores_file, "a run's scores", remedy)
 
     def write_scores(self, scores: dict[str, Any]) -> None:
         write_text(self.scores_file, json.dumps(scores, indent=1) + "\n")
+
+
+def read_object(file: Path, what: str, once_removed: str) -> dict[str, Any]:
+    """A JSON object. Raises UserError where the file is damaged."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no object")
+    except ValueError as error:
+        raise UserError(
+            f"{file} cannot be read as {what}: {error}. Restore it, or remove it: {once_removed}."
+        ) from error
+    return content
 
 
 def identity(recipe: Recipe) -> str:

@@ -132,17 +132,15 @@ def test_answers_that_are_no_numbers_agree_with_nothing(tmp_path: Path) -> None:
     assert [file.exists() for file in files] == [False, False, True]
 
 
-def test_more_images_than_a_batch_has_are_answered(finished_run: Path) -> None:
+def test_more_images_than_a_batch_has_are_answered(finished_run: Path, tmp_path: Path) -> None:
     """A program takes any number of images."""
-    trained = Trained.open(finished_run, None)
+    trained = Trained.open(finished_run)
     paths = trained.plain_paths("folded", ["cars"])
-    file = finished_run / "many.pt2"
+    file = tmp_path / "many.pt2"
     write_program(file, paths, trained.metadata.of("cars"))
     side = trained.metadata.domain("cars").image_size
-    assert (
-        len(ProgramModel(file).logits("cars", np.zeros((5000, 3, side, side), np.float32))) == 5000
-    )
-    file.unlink()
+    many = np.zeros((5000, 3, side, side), np.float32)
+    assert len(ProgramModel(file).logits("cars", many)) == 5000
 
 
 def test_a_file_whose_name_is_no_text_is_answered(exported: Path, image: Path) -> None:

@@ -354,6 +354,16 @@ def test_ctrl_c_is_told_apart_from_an_error(
         fit.main([SEARCH, *small_run])
 
 
+def test_a_search_on_one_device_takes_other_paths_at_each_step_whatever_the_strategy(
+    small_run: list[str],
+) -> None:
+    fit.main([SEARCH, *small_run])
+    fit.main([SEARCH, *small_run, "trainer.strategy=ddp", "name=ddp"])
+    ours, theirs = (weights(run_of(small_run, name)) for name in ("mpnas_search", "ddp"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 def test_a_space_of_one_block_can_be_searched(small_run: list[str]) -> None:
     one = ["space.kernels=[3]", "space.squeeze_excite=[false]"]
     stage = "space.stages=[{width: 8, depth: 2, stride: 2, activation: relu, skippable: 0}]"

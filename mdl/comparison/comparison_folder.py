@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mdl.errors import UserError
-from mdl.run_folder import RECIPE, RunFolder
+from mdl.run_folder import RECIPE, RunFolder, read_object
 from mdl.whole_files import disk_faults_told, write_text
 
 RECORD = "comparison.json"
@@ -41,16 +41,8 @@ class ComparisonFolder:
         """What comparison.json holds; empty where it was not yet written."""
         if not self.record_file.is_file():
             return {}
-        try:
-            content = json.loads(self.record_file.read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise ValueError("no object")
-        except ValueError as error:
-            raise UserError(
-                f"{self.record_file} cannot be read as a comparison's record: {error}. Restore it, "
-                "or remove it: mdl.compare writes it again, without the runs' times."
-            ) from error
-        return content
+        remedy = "mdl.compare writes it again, without the runs' times"
+        return read_object(self.record_file, "a comparison's record", remedy)
 
     def write_record(self, content: dict[str, Any]) -> None:
         write_text(self.record_file, json.dumps(content, indent=1) + "\n")

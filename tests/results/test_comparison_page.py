@@ -236,21 +236,3 @@ def test_test_images_are_reported_once_all_is_done(tmp_path: Path) -> None:
     assert Compared.read(made(tmp_path / "whole")).split == "test"
     part = made(tmp_path / "part", unfinished=("common-seed2",))
     assert Compared.read(part).split == "val"
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"rows": '])
-def test_a_damaged_record_is_told(tmp_path: Path, content: str) -> None:
-    folder = made(tmp_path)
-    folder.record_file.write_text(content)
-    with pytest.raises(UserError, match="cannot be read as a comparison's record: .* Restore it"):
-        Compared.read(folder)
-
-
-def test_the_folder_of_a_run_is_no_comparison_s(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").touch()
-    with (
-        pytest.raises(UserError, match=r"is the folder of a run; .* Choose another with name="),
-        ComparisonFolder(tmp_path).claimed(),
-    ):
-        pass
-    assert [file.name for file in tmp_path.iterdir()] == ["recipe.yaml"]
