@@ -6,7 +6,7 @@ A plain key (name, seeds, workers, ...) replaces the file's; a key with a dot is
 run, over all but those of its own row:
     python -m mdl.compare recipes/compare.yaml name=mine_compared data.root=data/mine seeds=[0]
 --dry-run shows the runs and what is done; --allow is handed on to mdl.fit. The same command goes
-on after any interruption.
+on after any interruption. What only finished runs need is not run.
 """
 
 from __future__ import annotations
@@ -71,8 +71,11 @@ def report_failures(runner: Runner) -> None:
 
 
 def plan_table(runner: Runner) -> Table:
-    jobs = runner.plan.jobs.values()
-    rows = [[job.name, job.phase, *_needs(job), _state(runner, job)] for job in jobs]
+    left = runner.unfinished
+    rows = [
+        [job.name, job.phase, *_needs(job), _state(runner, job, job in left)]
+        for job in runner.plan.jobs.values()
+    ]
     columns = ["run", "phase", "needs", "waits for the tries of", "state"]
     return Table("Runs", columns, rows, in_words=True)
 
@@ -81,9 +84,11 @@ def _needs(job: Job) -> list[str]:
     return [", ".join(job.needs), ", ".join(job.undecided)]
 
 
-def _state(runner: Runner, job: Job) -> str:
+def _state(runner: Runner, job: Job, is_left: bool) -> str:
     if runner.is_finished(job):
         return "finished"
+    if not is_left:
+        return "not needed"
     step = runner.folder.run(job.name).recorded_step()
     return f"at step {step}" if step else "not begun"
 

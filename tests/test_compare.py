@@ -216,6 +216,25 @@ def test_a_begun_run_is_read_once_however_often_it_is_looked_at(
     runner.look()
 
 
+def test_a_search_is_not_made_again_for_trainings_that_are_finished(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = Runner(read_comparison([str(file)]), print, "").plan.jobs
+    for name in ("common-seed0", "found-seed0"):
+        claim(load_recipe(jobs[name].words))
+    left = Runner(read_comparison([str(file)]), print, "").unfinished
+    assert [job.name for job in left] == ["a_search-seed0", "found-try2-seed0"]
+
+    claim(load_recipe(jobs["found-try2-seed0"].words))
+    compare.main([str(file), "--dry-run"])
+    said = capsys.readouterr().out
+    assert "3 of 3 runs done" in said
+    assert "not needed" in said
+    compare.main([str(file)])
+    assert list(finished(file)) == ["found-seed0", "found-try2-seed0", "common-seed0"]
+    assert not any(job["left"] for job in folder_of(file).record()["jobs"].values())
+
+
 @pytest.mark.parametrize("change", [-1, 1])
 def test_one_comparison_has_one_number_of_steps(file: Path, change: int) -> None:
     job = Runner(read_comparison([str(file)]), print, "").plan.jobs["common-seed0"]

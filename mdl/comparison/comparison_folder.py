@@ -15,7 +15,7 @@ from mdl.run_folder import RECIPE, RunFolder, read_object
 from mdl.whole_files import disk_faults_told, write_text
 
 RECORD = "comparison.json"
-FORMAT = 1  # of the record
+FORMAT = 2  # of the record
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,17 @@ class Runner:
 
     @property
     def unfinished(self) -> list[Job]:
-        return [job for job in self.plan.jobs.values() if not self.is_finished(job)]
+        """What is left: rows' trainings, and of the other runs those that something left needs.
+
+        A super-network of which all searches are finished is not made again where its folder is
+        gone: a comparison goes on from what matters of it.
+        """
+        left: dict[str, Job] = {}
+        for job in reversed(self.plan.jobs.values()):  # each before what it needs
+            needed = any(job.name in later.needs for later in left.values())
+            if (needed or job.entry in self.comparison.rows) and not self.is_finished(job):
+                left[job.name] = job
+        return list(reversed(left.values()))
 
     def run(self) -> None:
         """Runs until nothing is left that can be run."""
@@ -97,8 +107,9 @@ class Runner:
 
     def state(self) -> str:
         """What is done and what remains, in a line."""
-        jobs, left = self.plan.jobs, self.unfinished
-        line = f"{len(jobs) - len(left)} of {len(jobs)} runs done"
+        left = self.unfinished
+        done = sum(map(self.is_finished, self.plan.jobs.values()))
+        line = f"{done} of {done + len(left)} runs done"
         if running := [f"{n} ({self._progress(n)})" for n in self._running]:
             line += f"; running: {', '.join(running)}"
         if not left:
@@ -250,6 +261,7 @@ class Runner:
     def record(self) -> dict[str, Any]:
         """What comparison.json says: see `mdl.results.compared`."""
         of, running = self.comparison, self._running
+        left = {job.name for job in self.unfinished}
         seconds = {name: training.seconds for name, training in running.items()}
         rows = {}
         for name, row in of.rows.items():
@@ -268,6 +280,7 @@ class Runner:
                 "attempt": job.attempt,
                 "needs": [need.name for need in self.plan.chain(job)],
                 "finished": self.is_finished(job),
+                "left": job.name in left,
                 "undecided": bool(job.undecided),
             }
             for job in self.plan.jobs.values()

@@ -153,7 +153,7 @@ class Compared:
 
 
 def _split(record: Mapping[str, Any], runs: Mapping[str, Run]) -> str:
-    whole = all(job["finished"] for job in record["jobs"].values())
+    whole = not _left(record)
     wanted, other = ("test", "val") if whole else ("val", "test")
     return wanted if any(wanted in run.scores for run in runs.values()) else other
 
@@ -197,12 +197,18 @@ def _seconds(record: Mapping[str, Any], job: str, phase: str) -> float | None:
     return None if None in seconds else sum(seconds)
 
 
+def _left(record: Mapping[str, Any]) -> list[str]:
+    """Names of the jobs that are to be run."""
+    return [name for name, job in record["jobs"].items() if job["left"]]
+
+
 def _missing(record: Mapping[str, Any], rows: Mapping[str, ComparedRow]) -> list[str]:
-    unfinished = [name for name, job in record["jobs"].items() if not job["finished"]]
-    if not unfinished:
+    left = _left(record)
+    if not left:
         return []
+    done = sum(job["finished"] for job in record["jobs"].values())
     sentences = [
-        f"Not finished: {len(unfinished)} of {len(record['jobs'])} runs: {', '.join(unfinished)}. "
+        f"Not finished: {len(left)} of {done + len(left)} runs: {', '.join(left)}. "
         f"Go on with: {record['command']}"
     ]
     absent = [of["label"] for name, of in record["rows"].items() if name not in rows]
