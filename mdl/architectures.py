@@ -12,6 +12,7 @@ from mdl.assembly import (
     build_target,
     count_classes,
     draw_random,
+    offer_reused,
 )
 from mdl.data.domains import Domain
 from mdl.errors import UserError
@@ -149,18 +150,24 @@ def choose_finalists(recipe: Recipe, domains: Mapping[str, Domain]) -> list[Arch
     Those of an earlier search's controllers: the most likely one, and draws from them; where the
     recipe has a target each is pulled to that size (`most_likely_choices`, of log probabilities
     with Gumbel noise, whose most likely choices are a draw). Without controllers: random ones of
-    the target.
+    the target; for a domain that is added to a trained network they are draws of controllers that
+    have learnt nothing, pulled to what may be added.
 
     Raises UserError where the controllers give fewer than two networks.
     """
     assert recipe.search.finalists is not None
     space, count = build_space(recipe.space), recipe.search.finalists
-    if recipe.search.controllers_file is None:
+    is_addition = recipe.search.backbone_file is not None
+    if recipe.search.controllers_file is None and not is_addition:
         drawn = draw_random(recipe, domains, count)
         return [Architecture(space, paths, {"random": at}) for at, paths in enumerate(drawn)]
-    controllers = Controllers(space, list(domains), recipe.search.controllers == "common")
-    load_controllers(controllers, recipe, domains)
+    common, start = recipe.search.controllers == "common", recipe.search.start
+    controllers = Controllers(space, list(domains), common, start)
     sizes, target = build_sizes(recipe, domains), build_target(recipe)
+    if is_addition:
+        offer_reused(recipe, domains, controllers, sizes)
+    else:
+        load_controllers(controllers, recipe, domains)
     found: list[Architecture] = []
     for draw in range(_DRAWS_PER_FINALIST * count):
         log_p = controllers.perturbed(recipe.seed, draw)
@@ -170,11 +177,17 @@ def choose_finalists(recipe: Recipe, domains: Mapping[str, Domain]) -> list[Arch
             found.append(Architecture(space, paths, {"draw": draw}))
         if len(found) == count:
             break
+    if len(found) < 2 and is_addition:
+        raise UserError(
+            f"Only {len(found)} path of search.target.params={target.params} was found through "
+            f"{recipe.search.backbone_file}: there is nothing to choose of. Set "
+            "search.new_blocks=true, or search.finalists=null."
+        )
     if len(found) < 2:
         raise UserError(
             f"The controllers of {recipe.search.controllers_file} give one network only: there is "
             "nothing to choose of. Train it: python -m mdl.fit recipes/mpnas_retrain.yaml"
         )
     if len(found) < count:
-        _log.warning("the controllers give %d different networks, not %d", len(found), count)
+        _log.warning("%d different networks were found, not %d", len(found), count)
     return found

@@ -20,7 +20,7 @@ from mdl.networks.controller import Controllers
 from mdl.networks.cost import CostTable
 from mdl.networks.draws import RandomPaths
 from mdl.networks.latencies import PathLatencies
-from mdl.networks.multipath import MultiPathNetwork, path_users, supernet_users
+from mdl.networks.multipath import MultiPathNetwork, Node, path_users, supernet_users
 from mdl.networks.parameters import ParameterTable
 from mdl.networks.sizing import SizeTable, Target
 from mdl.recipe import LARGEST, BalancingRecipe, Recipe, SpaceRecipe, image_sizes, load_sizes
@@ -129,7 +129,8 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
     controllers = Controllers(space, list(domains), search.controllers == "common", search.start)
     sizes = build_sizes(recipe, domains)
     if search.backbone_file is not None:
-        _reuse(network, controllers, sizes, Path(search.backbone_file), search.new_blocks)
+        offer_reused(recipe, domains, controllers, sizes)
+        _rest_reused(recipe, domains, network)
     parts = (
         _channels_last(network),
         controllers,
@@ -158,44 +159,51 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
     return RandomSearchModule(*parts, candidates=drawn, **settings)
 
 
-def _reuse(
-    network: MultiPathNetwork,
-    controllers: Controllers,
-    sizes: SizeTable,
-    file: Path,
-    new_blocks: bool,
+def offer_reused(
+    recipe: Recipe, domains: Mapping[str, Domain], controllers: Controllers, sizes: SizeTable
 ) -> None:
-    """Lets the nodes rest that a trained network has, and offers them, or new blocks too.
+    """Offers a new domain the blocks of a trained network (`search.backbone_file`), or all.
 
-    In the sizes they weigh nothing: what is counted is what a new domain adds.
+    In the sizes what is reused weighs nothing: what is counted is what a new domain adds.
 
     Raises UserError where the file is no retraining's, has another space, or a path of the domain.
     """
+    reused, parameters = _reused_nodes(recipe, domains), build_parameters(recipe, domains)
+    offered: list[set[Block]] = [set() for _ in parameters.space.layers]
+    for node in reused:
+        if isinstance(node.block, Block):
+            offered[node.layer].add(node.block)
+            layer = parameters.space.layers[node.layer]
+            sizes.once[node.layer, layer.blocks.index(node.block)] = 0
+        else:
+            sizes.fixed[0] -= parameters.weigh(node)[0]
+    if not recipe.search.new_blocks:
+        controllers.restrict(offered)
+
+
+def _reused_nodes(recipe: Recipe, domains: Mapping[str, Domain]) -> list[Node]:
+    """Those of the trained network. Raises UserError as `offer_reused` does."""
+    file = Path(recipe.search.backbone_file or "")
     trained = Architecture.read(RunFolder.of_retraining(file).architecture_file)
     try:
-        trained.check_space(network.space)
+        trained.check_space(build_space(recipe.space))
     except UserError as error:
         raise UserError(f"search.backbone_file = {file} does not serve: {error}") from error
-    if known := [domain for domain in network.domains if domain in trained.domains]:
+    if known := [domain for domain in domains if domain in trained.domains]:
         raise UserError(
             f"search.backbone_file = {file} has a path for '{known[0]}' already; expected "
             f"data.domains without {', '.join(trained.domains)}."
         )
-    reused = path_users(trained.space, trained.paths)
-    for node in reused:
-        network.nodes[node.key].requires_grad_(False)
-        if isinstance(node.block, Block):
-            layer = network.space.layers[node.layer]
-            sizes.once[node.layer, layer.blocks.index(node.block)] = 0
-        else:
-            sizes.fixed[0] -= sum(of.numel() for of in network.nodes[node.key].parameters())
-            sizes.fixed[0] += sum(of.numel() for of in norm_parameters(network.nodes[node.key]))
+    return list(path_users(trained.space, trained.paths))
+
+
+def _rest_reused(recipe: Recipe, domains: Mapping[str, Domain], network: MultiPathNetwork) -> None:
+    """Lets what a network has of the trained one rest, but for its batch norm."""
+    for node in _reused_nodes(recipe, domains):
+        if node in network.users:
+            network.nodes[node.key].requires_grad_(False)
     for parameter in norm_parameters(network):
         parameter.requires_grad_(True)
-    if not new_blocks:
-        layers = range(len(network.space.layers))
-        blocks = [(node.layer, node.block) for node in reused if isinstance(node.block, Block)]
-        controllers.restrict([{block for at, block in blocks if at == layer} for layer in layers])
 
 
 def build_costs(recipe: Recipe, domains: Mapping[str, Domain]) -> CostTable:
@@ -254,8 +262,12 @@ def build_finalists(
     recipe: Recipe, domains: Mapping[str, Domain], finalists: Sequence[Architecture]
 ) -> FinalistsModule:
     """The derived networks of a search's last round and what the recipe says of their training."""
+    networks = [_derived_network(recipe, domains, of) for of in finalists]
+    if recipe.search.backbone_file is not None:
+        for network in networks:
+            _rest_reused(recipe, domains, network)
     return FinalistsModule(
-        [_derived_network(recipe, domains, of) for of in finalists],
+        networks,
         finalists,
         ema_decay=recipe.retrain.ema_decay,
         cuda_graph=recipe.trainer.cuda_graph,

@@ -164,14 +164,17 @@ def _subject(
     if recipe.search.finalists is not None:
         finalists = folder.finalists() if folder.has_begun else []
         finalists = finalists or choose_finalists(recipe, domains)
-        return _Subject(build_finalists(recipe, domains, finalists), finalists=finalists)
+        last_round = build_finalists(recipe, domains, finalists)
+        if fresh and recipe.search.backbone_file is not None:
+            load_reused(last_round, recipe)
+        return _Subject(last_round, finalists=finalists)
     searching = build_search(recipe, domains)
     if fresh and recipe.search.supernet_file is not None:
         load_supernet(searching, recipe, domains)
     if fresh and recipe.search.common_file is not None:
         load_common_start(searching.controllers, recipe, domains)
     if fresh and recipe.search.backbone_file is not None:
-        load_reused(searching, recipe, domains)
+        load_reused(searching, recipe)
     return _Subject(searching)
 
 

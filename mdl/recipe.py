@@ -150,7 +150,7 @@ class SearchRecipe:
     candidates: int | None = None
     # so many networks trained from scratch side by side, the worse half dropped round by round;
     # controllers_file: a finished search's checkpoint, whose controllers give them; null: random
-    # networks of the target
+    # networks of the target; with backbone_file: random additions to it
     finalists: int | None = None
     controllers_file: str | None = None
     paths_per_step: int = 1  # per domain, rewarded on the same images

@@ -310,8 +310,8 @@ def _check_search(merged: DictConfig) -> None:
             raise UserError(f"search.target.{key} is {total}; expected a number above 0, or null.")
     _check_latency(search)
     if search.backbone_file is not None:
-        for key, other in (("supernet_file", None), ("candidates", None), ("finalists", None)):
-            if search[key] != other:
+        for key in ("supernet_file", "candidates", "controllers_file"):
+            if search[key] is not None:
                 raise UserError(
                     f"search.backbone_file and search.{key} are both given; expected one of them. "
                     f"Set search.{key}=null."
@@ -410,6 +410,18 @@ def _check_finalists(merged: DictConfig) -> None:
                 f"scratch, without a super-network. Set search.{key}=null, or "
                 "search.finalists=null."
             )
+    if merged.balancing.method != "none":
+        raise UserError(
+            f"balancing.method is {merged.balancing.method}, which weighs the losses of one "
+            f"network; search.finalists trains {search.finalists}. Set balancing.method=none."
+        )
+    if search.backbone_file is not None:
+        if search.target.params is None:
+            raise UserError(
+                f"search.finalists is {search.finalists} and search.backbone_file is given, but "
+                "search.target.params is null; expected how many parameters may be added."
+            )
+        return
     for key in ("params", "macs"):
         if search.controllers_file is None and search.target[key] is None:
             raise UserError(
@@ -422,11 +434,6 @@ def _check_finalists(merged: DictConfig) -> None:
             f"search.finalists is {search.finalists} of random networks, but search.controllers is "
             "'common': these have a path per domain. Set search.controllers=per_domain, or give "
             "search.controllers_file."
-        )
-    if merged.balancing.method != "none":
-        raise UserError(
-            f"balancing.method is {merged.balancing.method}, which weighs the losses of one "
-            f"network; search.finalists trains {search.finalists}. Set balancing.method=none."
         )
 
 

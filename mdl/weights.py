@@ -21,6 +21,7 @@ from mdl.run_folder import RunFolder, identity
 from mdl.space.architecture import Architecture
 from mdl.training.base import MultiDomainModule
 from mdl.training.checkpoints import BEST, LAST, PREVIOUS, read_whole
+from mdl.training.finalists import FinalistsModule
 from mdl.training.retrain import RetrainModule
 from mdl.training.search import SearchModule
 
@@ -226,8 +227,8 @@ def load_backbone(module: RetrainModule, recipe: Recipe, domains: Mapping[str, D
     module.inherit(backbone, _models(file, backbone.domains, recipe, domains))
 
 
-def load_reused(module: SearchModule, recipe: Recipe, domains: Mapping[str, Domain]) -> None:
-    """Gives a new domain's super-network the blocks of a trained network, `search.backbone_file`.
+def load_reused(module: SearchModule | FinalistsModule, recipe: Recipe) -> None:
+    """Gives a new domain's networks the blocks of a trained network, `search.backbone_file`.
 
     Raises UserError where the file is damaged, or of a network of another kind.
     """
@@ -237,7 +238,7 @@ def load_reused(module: SearchModule, recipe: Recipe, domains: Mapping[str, Doma
     words = overrides_between(recipe, theirs, ["network"])
     _check_as_then("search.backbone_file", str(file), words, "a network")
     content = _read(file, theirs, "Name another as search.backbone_file, or train it again.")
-    module.network.inherit(_averaged_network(content, folder, theirs))
+    module.inherit(_averaged_network(content, folder, theirs))
 
 
 def _check_classes(

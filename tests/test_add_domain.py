@@ -145,6 +145,47 @@ def test_what_is_added_has_the_size_asked_for(
     assert int(found.replace(",", "")) == pytest.approx(wanted, rel=0.05)
 
 
+def test_the_best_of_random_additions_is_found_by_training_them(
+    small_run: list[str], two: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted, words = 900, search_words(small_run, two)
+    words += ["search.new_blocks=true", f"search.target.params={wanted}", "search.finalists=3"]
+    fit.main(words)
+    folder = RunFolder(run_of(small_run, "added_search"))
+    found, drawn = Architecture.read(folder.architecture_file), folder.finalists()
+    assert len({str(one.paths) for one in drawn}) == 3
+    assert found.paths == drawn[found.source["finalist"]].paths
+
+    trained, after = weights_of(two.parent.parent, "best.ckpt"), weights_of(folder.path)
+    reused = moved = 0
+    for number, one in enumerate(drawn):
+        for node in path_users(one.space, one.paths):
+            of_node = f"nodes.{node.key}."
+            for name, tensor in after.items():
+                if not name.startswith(f"network.{number}.{of_node}") or ".bn" in name:
+                    continue
+                known = trained.get(f"average.module.{name.split('.', 2)[2]}")
+                reused += known is not None
+                moved += known is None
+                assert known is None or torch.equal(tensor, known), name
+    assert reused > 5
+    assert moved > 0
+    fit.main(added_words(small_run, two))
+    (size,) = re.findall(rf"Added {NEW}: ([\d,]+) parameters", capsys.readouterr().out)
+    assert int(size.replace(",", "")) == pytest.approx(wanted, rel=0.05)
+
+
+def test_additions_that_a_last_round_is_to_choose_of_have_a_size(
+    small_run: list[str], two: Path
+) -> None:
+    words = [*search_words(small_run, two), "search.finalists=4"]
+    with pytest.raises(UserError, match="expected how many parameters may be added"):
+        fit.main(words)
+    words.append("search.target.params=900")
+    with pytest.raises(UserError, match=r"search\.controllers_file are both given"):
+        fit.main([*words, "search.controllers_file=a.ckpt"])
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

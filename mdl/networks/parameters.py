@@ -64,7 +64,7 @@ class ParameterTable:
 
     def _split(self, node: Node, private: bool) -> tuple[int, int]:
         """Parameters that a node has once, and per user."""
-        convolutions, norm = self._weigh(node)
+        convolutions, norm = self.weigh(node)
         if private:
             return 0, convolutions + norm
         return (convolutions, norm) if self._norm_per_user else (convolutions + norm, 0)
@@ -74,12 +74,12 @@ class ParameterTable:
         convolutions = norm = 0
         users = Counter(node for path in paths.values() for node in path_nodes(self.space, path))
         for node, of in users.items():
-            of_convolutions, of_norm = self._weigh(node)
+            of_convolutions, of_norm = self.weigh(node)
             convolutions += of_convolutions * (of if private else 1)
             norm += of_norm * (of if private or self._norm_per_user else 1)
         return Parameters(convolutions, norm, sum(self.heads[domain] for domain in paths))
 
-    def _weigh(self, node: Node) -> tuple[int, int]:
+    def weigh(self, node: Node) -> tuple[int, int]:
         """Parameters of a node without its norms, and of its norms for one user."""
         if node not in self._nodes:
             with torch.device("meta"):

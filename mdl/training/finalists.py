@@ -5,6 +5,8 @@ whichever of them share a node in the network that is derived. Only networks tra
 be show what sharing gains and costs. All finalists see the same images; at the end of each round
 the half that answers held-out images worse is dropped.
 
+For a domain that is added to a trained network they begin with what is trained, which rests.
+
 Source: successive halving (Jamieson and Talwalkar, AISTATS 2016).
 Differs from it: rounds have equally many steps, whoever is left.
 Not given in the MPNAS paper as known here; ours.
@@ -46,6 +48,8 @@ class _Networks(nn.ModuleList):
 class FinalistsModule(MultiDomainModule):
     """Trains several derived networks on the same batches and halves them until one is left.
 
+    What rests in a network (`requires_grad`) stays as it is.
+
     networks: the derived ones. architectures: what they were derived from, in the same order.
     ema_decay: of the average of each one's weights, which answers held-out images.
     cuda_graph: whether a GPU is given each network's passes as a whole, those of all side by side.
@@ -82,6 +86,12 @@ class FinalistsModule(MultiDomainModule):
     @property
     def phase(self) -> str:
         return "search: finalists"
+
+    def inherit(self, backbone: MultiPathNetwork) -> None:
+        """Begins with the weights of another network (`MultiPathNetwork.inherit`), each of them."""
+        for network, average in zip(self.networks, self.averages, strict=True):
+            network.inherit(backbone)
+            average.module.load_state_dict(network.state_dict())
 
     def images_per_step(self, batch: Any) -> int:
         return super().images_per_step(batch["train"]) * int(self.remaining.sum())

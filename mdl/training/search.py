@@ -127,6 +127,10 @@ class SearchModule(MultiDomainModule):
         if self.records_now:
             self._record()
 
+    def inherit(self, backbone: MultiPathNetwork) -> None:
+        """Begins with the weights of another network (`MultiPathNetwork.inherit`)."""
+        self.network.inherit(backbone)
+
     @property
     def phase(self) -> str:
         return "search: warm-up" if self.global_step < self.delay else "search: controllers"
