@@ -8,6 +8,7 @@ Not given in the MPNAS paper as known here; ours.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,7 @@ _NEAR = 0.02  # what is tried for; a space of few blocks has no network that nea
 _NEVER = -1e9  # log probability of a block that a layer lacks: no size is worth it
 _FIRST_PRICE, _PRICE_RISE, _RISES = 0.01, 1.3, 80
 _MOST_CHANGES, _LEAST_GAIN = 2000, 1e-9
+_RESTARTS = 20
 
 
 @dataclass(frozen=True)
@@ -102,23 +104,34 @@ def most_likely_choices(log_probabilities: Tensor, sizes: SizeTable, target: Tar
 
     Starts from the most likely choices and goes uphill in log probability less price times
     distance to the target, by single changes and by moving all users of a block to another; the
-    price rises until the size is right. A heuristic: likelier ones may exist.
+    price rises until the size is right. Where that ends too far off, as with one path, whose size
+    one change takes far beyond the target, it starts again with noise on the log probabilities,
+    and of those that arrive the likeliest is taken. A heuristic: likelier ones may exist.
 
     Raises UserError where none of the size are found.
     """
     log_p = log_probabilities.detach().double().cpu().clamp(min=_NEVER)
     climb = _Climb(log_p, sizes, target)
-    choices = nearest = log_p.argmax(-1)
-    price = _FIRST_PRICE
-    for _ in range(_RISES):
-        if climb.distance(sizes.total(choices)) <= _NEAR:
-            return climb.up(choices, price, _NEAR)
-        choices = climb.up(choices, price)
-        nearest = min(nearest, choices, key=lambda of: float(climb.distance(sizes.total(of))))
-        price *= _PRICE_RISE
-    if climb.distance(sizes.total(nearest)) <= TOLERANCE:
-        return climb.up(nearest, price, TOLERANCE)
+    nearest, within = climb.towards_target()
+    if within is not None:
+        return nearest
+    found: list[Tensor] = []
+    for noisy in _noisy(log_p, sizes.common):
+        choices, within = _Climb(noisy, sizes, target).towards_target()
+        if within is not None:
+            found.append(climb.up(choices, 0.0, within))
+    if found:
+        return max(found, key=climb.log_probability)
     raise UserError(_not_found(sizes.total(nearest), target))
+
+
+def _noisy(log_p: Tensor, common: bool) -> Iterator[Tensor]:
+    """Log probabilities with ever more noise; the same noise for all domains of a common path."""
+    generator = torch.Generator().manual_seed(0)
+    rows = log_p[:1] if common else log_p
+    for restart in range(_RESTARTS):
+        noise = torch.randn(rows.shape, generator=generator, dtype=log_p.dtype)
+        yield log_p + noise * (1 + restart)
 
 
 @dataclass(frozen=True)
@@ -142,6 +155,24 @@ class _Climb:
     def distance(self, sizes: Tensor) -> Tensor:
         """Greatest miss of sizes [..., 2]."""
         return self.target.misses(sizes).abs().amax(-1)
+
+    def log_probability(self, choices: Tensor) -> float:
+        """Of all domains' choices [domains, layers]."""
+        return float(self.log_p.gather(-1, choices[..., None]).sum())
+
+    def towards_target(self) -> tuple[Tensor, float | None]:
+        """Choices near the target, and within which part of it; None: the nearest found are not."""
+        choices = nearest = self.log_p.argmax(-1)
+        price = _FIRST_PRICE
+        for _ in range(_RISES):
+            if self.distance(self.total(choices)) <= _NEAR:
+                return self.up(choices, price, _NEAR), _NEAR
+            choices = self.up(choices, price)
+            nearest = min(nearest, choices, key=lambda of: float(self.distance(self.total(of))))
+            price *= _PRICE_RISE
+        if self.distance(self.total(nearest)) <= TOLERANCE:
+            return self.up(nearest, price, TOLERANCE), TOLERANCE
+        return nearest, None
 
     def up(self, choices: Tensor, price: float, within: float | None = None) -> Tensor:
         """Takes the best change while there is one; `within`: never leaving that distance."""

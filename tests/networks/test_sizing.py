@@ -106,6 +106,24 @@ def test_where_the_most_likely_paths_have_the_size_they_are_kept(wide: SearchSpa
     assert torch.equal(most_likely_choices(log_p, table, target), best)
 
 
+def test_one_path_of_any_size_that_there_is_is_found() -> None:
+    """Also where much weighs nothing, as in an addition, and single changes lead nowhere near."""
+    stages = (Stage(8, 1, 2, "relu"), Stage(12, 2, 2, "relu"), Stage(48, 3, 2, "hardswish"))
+    space = SearchSpace(8, 1, stages, 24, kernels=(3, 5), expansions=(2, 4))
+    one = {"domain": 3}
+    table = SizeTable(ParameterTable(space, one, "per_domain"), CostTable(space, 16, one), False)
+    once = table.once.clone()
+    for seed in range(50):
+        generator = torch.Generator().manual_seed(seed)
+        table.once.copy_(once * (torch.rand(once.shape, generator=generator) < 0.6))
+        controllers = Controllers(space, list(one))
+        choices = controllers.sample(seed, 0)
+        torch.nn.init.normal_(controllers.logits, std=4.0, generator=generator)
+        wanted = float(table.total(choices)[0])
+        found = most_likely_choices(controllers.log_probabilities(), table, Target(wanted))
+        assert abs(float(table.total(found)[0]) / wanted - 1) <= TOLERANCE, seed
+
+
 def test_a_size_out_of_reach_is_told(wide: SearchSpace) -> None:
     with pytest.raises(UserError, match=r"search.target.params is 1e\+09, .* within 5%"):
         most_likely_choices(log_probabilities(wide, 0), sizes(wide), Target(params=1e9))
