@@ -130,7 +130,7 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
     sizes = build_sizes(recipe, domains)
     if search.backbone_file is not None:
         offer_reused(recipe, domains, controllers, sizes)
-        _rest_reused(recipe, domains, network)
+        _rest(network, _reused_nodes(recipe, domains))
     parts = (
         _channels_last(network),
         controllers,
@@ -197,9 +197,9 @@ def _reused_nodes(recipe: Recipe, domains: Mapping[str, Domain]) -> list[Node]:
     return list(path_users(trained.space, trained.paths))
 
 
-def _rest_reused(recipe: Recipe, domains: Mapping[str, Domain], network: MultiPathNetwork) -> None:
-    """Lets what a network has of the trained one rest, but for its batch norm."""
-    for node in _reused_nodes(recipe, domains):
+def _rest(network: MultiPathNetwork, reused: Sequence[Node]) -> None:
+    """Lets what a network has of a trained one rest, but for its batch norm."""
+    for node in reused:
         if node in network.users:
             network.nodes[node.key].requires_grad_(False)
     for parameter in norm_parameters(network):
@@ -264,8 +264,9 @@ def build_finalists(
     """The derived networks of a search's last round and what the recipe says of their training."""
     networks = [_derived_network(recipe, domains, of) for of in finalists]
     if recipe.search.backbone_file is not None:
+        reused = _reused_nodes(recipe, domains)
         for network in networks:
-            _rest_reused(recipe, domains, network)
+            _rest(network, reused)
     return FinalistsModule(
         networks,
         finalists,
