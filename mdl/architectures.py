@@ -179,8 +179,8 @@ def choose_finalists(recipe: Recipe, domains: Mapping[str, Domain]) -> list[Arch
             break
     if len(found) < 2 and is_addition:
         raise UserError(
-            f"Only {len(found)} path of search.target.params={target.params} was found through "
-            f"{recipe.search.backbone_file}: there is nothing to choose of. Set "
+            f"One path only was found through {recipe.search.backbone_file} that adds "
+            f"search.target.params={target.params:g}: there is nothing to choose of. Set "
             "search.new_blocks=true, or search.finalists=null."
         )
     if len(found) < 2:

@@ -13,6 +13,7 @@ from mdl.data.order import Integers
 from mdl.data.parcel import Part
 from mdl.data.steps import TrainingOrder
 from mdl.errors import UserError
+from mdl.networks.controller import Controllers
 from mdl.networks.multipath import path_users
 from mdl.run_folder import RunFolder
 from mdl.scoring import choose_checkpoint
@@ -184,6 +185,15 @@ def test_additions_that_a_last_round_is_to_choose_of_have_a_size(
     words.append("search.target.params=900")
     with pytest.raises(UserError, match=r"search\.controllers_file are both given"):
         fit.main([*words, "search.controllers_file=a.ckpt"])
+
+
+def test_one_addition_leaves_nothing_to_choose_of(
+    small_run: list[str], two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Controllers, "perturbed", lambda of, *_: of.log_probabilities().detach())
+    words = ["search.new_blocks=true", "search.target.params=900", "search.finalists=3"]
+    with pytest.raises(UserError, match=r"One path only .* adds search.target.params=900: there"):
+        fit.main([*search_words(small_run, two), *words])
 
 
 @pytest.mark.parametrize(
