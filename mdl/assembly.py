@@ -238,7 +238,7 @@ def build_latencies(recipe: Recipe, domains: Mapping[str, Domain]) -> PathLatenc
                 f"search.latency.budget has {', '.join(budget)}, the data have "
                 f"{', '.join(domains)}; expected milliseconds for each. Mend '{name}'."
             )
-    return PathLatencies(table, classes, budget)
+    return PathLatencies(table, classes, budget, recipe.search.controllers == "common")
 
 
 def build_target(recipe: Recipe) -> Target:

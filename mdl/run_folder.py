@@ -21,7 +21,7 @@ from mdl.errors import UserError
 from mdl.recipe import Recipe
 from mdl.recipe_files import dump_recipe
 from mdl.space.architecture import Architecture
-from mdl.whole_files import disk_faults_told, write_text
+from mdl.whole_files import disk_faults_told, is_beside, write_text
 
 RECIPE = "recipe.yaml"
 # may differ between two starts of one run: where and how fast, not what
@@ -113,10 +113,12 @@ class RunFolder:
         is written over.
         """
         folder = cls(Path(recipe.runs_dir) / recipe.name)
+        # before its recipe is looked for: another rank may be claiming it
+        holds = folder.path.is_dir() and not all(map(is_beside, folder.path.iterdir()))
         if folder.recipe_file.is_file():
             if folder.has_begun:
                 folder._check_same(recipe)
-        elif folder.path.is_dir() and any(folder.path.iterdir()):
+        elif holds:
             raise UserError(
                 f"{folder.path} holds files but no {RECIPE}: it is not the folder of a run. "
                 "Choose another with name=..."

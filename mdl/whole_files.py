@@ -36,6 +36,11 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> None:
             raise
 
 
+def is_beside(file: Path) -> bool:
+    """Whether a file is one that `write_whole` begins, or was killed over."""
+    return file.name.startswith(".") and ".partial." in file.name
+
+
 def keep_through_power_cut(file: Path) -> None:
     """Has the disk take a file's content, so that a later renaming never shows it empty."""
     with file.open("rb") as stream:

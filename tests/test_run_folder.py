@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,27 @@ def claimed(of: Recipe) -> RunFolder:
 def test_a_recipe_that_has_not_proved_itself_leaves_no_folder(tmp_path: Path) -> None:
     RunFolder.of(recipe(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ranks_that_start_together_do_not_refuse_the_folder_that_one_of_them_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, while and after the other writes its recipe, and between any two looks at it."""
+    ours = recipe(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("mdl.whole_files.os.fsync", lambda _: RunFolder.of(ours))
+        RunFolder.of(ours).claim(ours)
+    shutil.rmtree(tmp_path / ours.name)
+    look = Path.is_file
+
+    def claimed_after_a_look(file: Path) -> bool:
+        there = look(file)
+        if file.name == "recipe.yaml" and not there:
+            RunFolder(file.parent).claim(ours)
+        return there
+
+    monkeypatch.setattr(Path, "is_file", claimed_after_a_look)
+    assert not RunFolder.of(ours).has_begun
 
 
 def test_the_name_finds_the_folder_again(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ class PathLatencies(nn.Module):
     """Milliseconds of every choice of every domain, against a budget.
 
     choices [domains, layers, blocks]; fixed [domains]: what no choice changes; budget [domains].
+    common: whether all domains take one path, which is to be within each one's budget.
     """
 
     choices: Tensor
@@ -27,10 +28,14 @@ class PathLatencies(nn.Module):
     budget: Tensor
 
     def __init__(
-        self, table: LatencyTable, num_classes: Mapping[str, int], budget: Mapping[str, float]
+        self,
+        table: LatencyTable,
+        num_classes: Mapping[str, int],
+        budget: Mapping[str, float],
+        common: bool = False,
     ) -> None:
         super().__init__()
-        self.domains = tuple(num_classes)
+        self.domains, self.common = tuple(num_classes), common
         most = max(len(layer.blocks) for layer in table.space.layers)
         ms = torch.zeros(len(table.blocks), most)
         for row, (layer, of) in enumerate(zip(table.space.layers, table.blocks, strict=True)):
@@ -51,16 +56,20 @@ class PathLatencies(nn.Module):
 
         log_p: log probabilities [domains, layers, blocks]. choose: gives the most likely choices by
         some log probabilities, e.g. those of a wanted size. They are asked of probabilities less a
-        price of time, which rises for each domain until it is within its budget; a heuristic.
+        price of time, which rises for each domain until it is within its budget; a heuristic. One
+        path for all has one price, which rises until all are.
 
         Raises UserError where a budget cannot be met.
         """
         price = torch.zeros(len(self.domains), 1, 1, device=log_p.device)
+        budget = self.budget.min().expand_as(self.budget) if self.common else self.budget
         for _ in range(_RISES):
-            choices = choose(log_p - price * self.choices / self.budget[:, None, None])
+            choices = choose(log_p - price * self.choices / budget[:, None, None])
             over = self.of(choices) > self.budget * (1 + TOLERANCE)
             if not over.any():
                 return choices
+            if self.common:
+                over = torch.ones_like(over)
             raised = (price * _PRICE_RISE).clamp(min=_FIRST_PRICE)
             price = torch.where(over[:, None, None], raised, price)
         worst = int((self.of(choices) / self.budget).argmax())

@@ -55,6 +55,20 @@ def test_only_domains_over_their_budget_change(space: SearchSpace) -> None:
     assert torch.equal(of.likely_within(log_p, most_likely)[1], log_p.argmax(-1)[1])
 
 
+@pytest.mark.parametrize("budget", [{"birds": 0.54, "cars": 99.0}, {"birds": 9.0, "cars": 0.57}])
+def test_one_path_for_all_stays_one_within_each_budget(
+    space: SearchSpace, budget: dict[str, float]
+) -> None:
+    """As under a budget for each the one domain alone would have left it."""
+    log_p = controllers(space).log_probabilities()[:1].expand(len(CLASSES), -1, -1)
+    alone = PathLatencies(table(space), CLASSES, budget)
+    assert alone.likely_within(log_p, most_likely).unique(dim=0).shape[0] == 2
+    common = PathLatencies(table(space), CLASSES, budget, common=True)
+    choices = common.likely_within(log_p, most_likely)
+    assert choices.unique(dim=0).shape[0] == 1
+    assert (common.of(choices) <= common.budget * (1 + TOLERANCE)).all()
+
+
 def test_a_budget_out_of_reach_is_told(space: SearchSpace) -> None:
     log_p = controllers(space).log_probabilities()
     with pytest.raises(UserError, match=r"No path of 'cars' within its budget.*0\.1 ms"):
