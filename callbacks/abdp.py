@@ -24,6 +24,7 @@ class ABDP(L.Callback):
       losses of 2 and of 1000 classes are comparable.
     - w is `temperature` times the mean of those losses: as all losses fall, w falls with them,
       so that their relation sets the weights, not their height.
+    - Domains that rest while others are added to their network have no loss, and no part in this.
     - Weights stay between 1 / bound and bound, before they are scaled to mean one.
 
     momentum: of the smoothed losses. start: steps before weights leave one.
@@ -49,6 +50,7 @@ class ABDP(L.Callback):
         self.momentum, self.temperature = momentum, temperature
         self.bound, self.start = bound, start
         self.smoothed: Tensor | None = None
+        self._guesses: Tensor | None = None
         self.steps = 0
 
     def on_train_batch_end(
@@ -60,14 +62,17 @@ class ABDP(L.Callback):
         batch_idx: int,
     ) -> None:
         assert isinstance(pl_module, MultiDomainModule)
-        losses = pl_module.domain_losses / self._guess(pl_module)
+        rows = pl_module.trained_rows
+        if self._guesses is None or self._guesses.device != pl_module.domain_losses.device:
+            self._guesses = _guesses(pl_module)
+        losses = (pl_module.domain_losses / self._guesses)[rows]
         if self.smoothed is None:
             self.smoothed = torch.zeros_like(losses)
         self.smoothed = self.smoothed.to(losses.device).lerp(losses, 1 - self.momentum)
         self.steps += 1
         if self.steps > self.start:
             unbiased = self.smoothed / (1 - self.momentum**self.steps)
-            pl_module.domain_weights.copy_(self.weights(unbiased))
+            pl_module.domain_weights[rows] = self.weights(unbiased)
 
     def weights(self, losses: Tensor) -> Tensor:
         """Losses, in guesses, [domains] -> weights of mean one."""
@@ -77,14 +82,14 @@ class ABDP(L.Callback):
         bounded = boosted.clamp(1 / self.bound, self.bound)
         return bounded / bounded.mean()
 
-    @staticmethod
-    def _guess(module: MultiDomainModule) -> Tensor:
-        """Cross entropy of guessing, per domain; at least that of two classes."""
-        classes = [max(count, 2) for count in module.num_classes.values()]
-        return torch.tensor([math.log(n) for n in classes], device=module.domain_losses.device)
-
     def state_dict(self) -> dict[str, Any]:
         return {"smoothed": self.smoothed, "steps": self.steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.smoothed, self.steps = state_dict["smoothed"], state_dict["steps"]
+
+
+def _guesses(module: MultiDomainModule) -> Tensor:
+    """Cross entropy of guessing, per domain; at least that of two classes."""
+    classes = [max(count, 2) for count in module.num_classes.values()]
+    return torch.tensor([math.log(n) for n in classes], device=module.domain_losses.device)

@@ -50,14 +50,16 @@ class SearchWatch(L.Callback):
         step = trainer.global_step
         if step <= pl_module.delay:
             return
-        self._count(pl_module, batch["held_out"])
+        self._count(pl_module, batch["held_out"], trainer.world_size)
         if (step - pl_module.delay) % self.interval == 0:
             self._look_at_paths(pl_module, step)
             self._look_at_accuracy(trainer, pl_module, step)
 
-    def _count(self, module: SearchModule, batch: Any) -> None:
+    def _count(self, module: SearchModule, batch: Any, ranks: int) -> None:
+        # a mean over ranks; of several paths of a step too, which answer the same images
         accuracy = module.search_records["search/accuracy"].detach()
         images = torch.tensor([float(len(batch[domain][1])) for domain in module.domains])
+        images *= ranks
         if self._accuracy is None:
             self._accuracy, self._images = torch.zeros_like(accuracy), torch.zeros_like(images)
         self._accuracy += accuracy * images.to(accuracy.device)

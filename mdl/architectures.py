@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from mdl.assembly import (
@@ -12,6 +13,7 @@ from mdl.assembly import (
     build_target,
     count_classes,
     draw_random,
+    normalisation,
     offer_reused,
 )
 from mdl.data.domains import Domain
@@ -44,7 +46,27 @@ def choose_architecture(recipe: Recipe, domains: Mapping[str, Domain]) -> Archit
         "backbone": _of_the_backbone,
         "added": _added,
     }
-    return choose[recipe.retrain.paths](recipe, domains)
+    chosen = choose[recipe.retrain.paths](recipe, domains)
+    noted = normalisation(recipe, domains, _backbone_of(recipe))
+    source = {key: of for key, of in chosen.source.items() if key != "normalisation"}
+    return replace(chosen, source=source if noted is None else source | {"normalisation": noted})
+
+
+def _backbone_of(recipe: Recipe) -> Architecture | None:
+    """That of the trained network whose nodes a retraining begins with, if it does."""
+    file = recipe.retrain.backbone_file
+    if file is None:
+        return None
+    folder = RunFolder.of_retraining(Path(file))
+    architecture = Architecture.read(folder.architecture_file)
+    shared = recipe.network.batch_norm == folder.recipe().network.batch_norm == "shared"
+    if shared and architecture.source.get("normalisation") is None:
+        raise UserError(
+            f"retrain.backbone_file = {file} was trained by an earlier version, which did not note "
+            "what its images were normalised by. Train it again, or both with "
+            "network.batch_norm=per_domain."
+        )
+    return architecture
 
 
 def _searched(recipe: Recipe, domains: Mapping[str, Domain]) -> Architecture:

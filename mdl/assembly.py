@@ -14,6 +14,7 @@ from mdl.data.datamodule import MultiDomainData
 from mdl.data.domains import Domain, read_domains, read_remote_domains
 from mdl.data.embedded import ROOT as EMBEDDED_ROOT
 from mdl.data.embedded import is_generated, pack_generated
+from mdl.data.transforms import Colour, common_statistics
 from mdl.errors import UserError, nearest
 from mdl.networks.blocks import norm_parameters
 from mdl.networks.controller import Controllers
@@ -73,9 +74,15 @@ def find_domains(recipe: Recipe) -> dict[str, Domain]:
 
 
 def build_data(
-    recipe: Recipe, domains: Mapping[str, Domain], trained: Sequence[str] = ()
+    recipe: Recipe,
+    domains: Mapping[str, Domain],
+    trained: Sequence[str] = (),
+    architecture: Architecture | None = None,
 ) -> MultiDomainData:
-    """trained: the domains that training batches are of, see `MultiDomainData`; empty: all."""
+    """trained: the domains that training batches are of, see `MultiDomainData`; empty: all.
+
+    architecture: a retraining's, which says what its images are normalised by (`normalisation`).
+    """
     data = recipe.data
     for name in data.per_domain:
         if name not in domains:
@@ -98,12 +105,25 @@ def build_data(
         seed=recipe.seed,
         workers=data.workers,
         broken_images_limit=data.broken_images_limit,
-        # what domains are to compute in common needs a common input
-        common_normalisation=recipe.network.batch_norm == "shared",
+        common_normalisation=normalisation(recipe, domains, architecture),
         rewards_only=recipe.phase == "search" and recipe.search.supernet_file is not None,
         trained=trained,
         decoded_dir=Path(data.decoded_dir) if data.decoded_dir is not None else None,
     )
+
+
+def normalisation(
+    recipe: Recipe, domains: Mapping[str, Domain], architecture: Architecture | None
+) -> tuple[Colour, Colour] | None:
+    """Mean and deviation of RGB in [0, 1] that all images are normalised by; None: each by its own.
+
+    With shared batch norm what domains compute in common needs a common input: the mean of their
+    statistics, or, of a trained backbone, what it was trained with, which architectures note.
+    """
+    if recipe.network.batch_norm != "shared":
+        return None
+    noted = None if architecture is None else architecture.source.get("normalisation")
+    return common_statistics(domains) if noted is None else (tuple(noted[0]), tuple(noted[1]))
 
 
 def count_classes(domains: Mapping[str, Domain]) -> dict[str, int]:
@@ -147,7 +167,7 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
         "paths_per_step": search.paths_per_step,
         "target_size": build_target(recipe),
         **vars(search.reward),
-        **_weights_training(recipe),
+        **_weights_training(recipe, domains),
     }
     if search.cost == "latency":
         settings["latencies"] = build_latencies(recipe, domains)
@@ -272,7 +292,7 @@ def build_finalists(
         finalists,
         ema_decay=recipe.retrain.ema_decay,
         cuda_graph=recipe.trainer.cuda_graph,
-        **_weights_training(recipe),
+        **_weights_training(recipe, domains),
     )
 
 
@@ -289,7 +309,7 @@ def build_retrain(
         added=architecture.source.get("added", ()) if recipe.retrain.paths == "added" else (),
         ema_decay=recipe.retrain.ema_decay,
         cuda_graph=recipe.trainer.cuda_graph,
-        **_weights_training(recipe),
+        **_weights_training(recipe, domains),
     )
     if recipe.trainer.compile:
         module.compile_network()
@@ -315,16 +335,24 @@ def _channels_last(network: MultiPathNetwork) -> MultiPathNetwork:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def _weights_training(recipe: Recipe) -> dict[str, Any]:
+def _weights_training(recipe: Recipe, domains: Mapping[str, Domain]) -> dict[str, Any]:
     return {
         "total_steps": recipe.trainer.max_steps,
         "record_interval": recipe.trainer.record_interval,
-        "balancer": build_balancer(recipe.balancing),
+        "balancer": build_balancer(recipe.balancing, count_classes(domains)),
         **asdict(recipe.optimizer),
     }
 
 
-def build_balancer(recipe: BalancingRecipe) -> Balancer | None:
+def build_balancer(recipe: BalancingRecipe, num_classes: Mapping[str, int]) -> Balancer | None:
+    """Raises UserError where a domain has one class: its loss is 0 whatever is learnt."""
+    single = [domain for domain, count in num_classes.items() if count == 1]
+    if single and recipe.method != "none":
+        raise UserError(
+            f"balancing.method is {recipe.method}, and '{single[0]}' has one class: its loss is 0 "
+            "from the start, and balancers weigh by how losses fall. Leave it out with "
+            "data.domains, or set balancing.method=none."
+        )
     match recipe.method:
         case "gradnorm":
             return GradNorm(recipe.alpha, recipe.learning_rate, recipe.initial_loss)

@@ -13,10 +13,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Checkpoint
 
 from mdl.assembly import build_data, build_retrain, find_domains
 from mdl.command import run_command
@@ -51,8 +53,9 @@ def main(arguments: Sequence[str]) -> None:
         )
     checkpoint = choose_checkpoint(folder, options.checkpoint)
     domains = find_domains(recipe)
-    module = build_retrain(recipe, domains, Architecture.read(folder.architecture_file))
-    data = build_data(recipe, domains)
+    architecture = Architecture.read(folder.architecture_file)
+    module = build_retrain(recipe, domains, architecture)
+    data = build_data(recipe, domains, architecture=architecture)
     if options.submission is not None:
         if options.split not in (None, "test"):
             raise UserError(
@@ -82,25 +85,37 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _trainer(recipe: Recipe, callbacks: list[L.Callback]) -> L.Trainer:
-    """Of the recipe's kind of device, or of a CPU where that is not there."""
+    """Of the recipe's kind of device, or of a CPU where that is not there.
 
-    def made(accelerator: str) -> L.Trainer:
-        return L.Trainer(
-            accelerator=accelerator,
-            devices=1,  # exactly one: every image counts once, whatever the training ran on
-            precision=recipe.trainer.precision,  # type: ignore[arg-type]
-            callbacks=callbacks,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+    What saves checkpoints in training has nothing to save here, and Lightning refuses it.
+    """
+    accelerator = recipe.trainer.accelerator
+    if not _is_there(accelerator):
+        print(f"There is no {accelerator} here: evaluated on a CPU")
+        accelerator = "cpu"
+    return L.Trainer(
+        accelerator=accelerator,
+        devices=1,  # exactly one: every image counts once, whatever the training ran on
+        precision=recipe.trainer.precision,  # type: ignore[arg-type]
+        callbacks=[callback for callback in callbacks if not isinstance(callback, Checkpoint)],
+        **_QUIET,
+    )
 
+
+_QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
+def _is_there(accelerator: str) -> bool:
     try:
-        return made(recipe.trainer.accelerator)
+        L.Trainer(accelerator=accelerator, devices=1, **_QUIET)
     except MisconfigurationException:
-        print(f"There is no {recipe.trainer.accelerator} here: evaluated on a CPU")
-        return made("cpu")
+        return False
+    return True
 
 
 def _submit(

@@ -118,7 +118,7 @@ def fit(recipe: Recipe, folder: RunFolder, allowed: Sequence[str] = ()) -> Fitte
     saved = last_saved(folder, recipe, domains)
     subject = _subject(recipe, folder, domains, fresh=saved is None)
     module = subject.module
-    data = build_data(recipe, domains, subject.added)
+    data = build_data(recipe, domains, subject.added, subject.architecture)
     callbacks = [*build_callbacks(recipe, allowed), ErrorStage()]
     trainer = build_trainer(recipe, folder, domains, callbacks)
     data.check_ranks(trainer.world_size)

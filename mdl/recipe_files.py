@@ -275,6 +275,11 @@ def _check_values(merged: DictConfig) -> None:
             "trainer.compile is true and balancing.method gradnorm, which looks into the network's "
             "pass, and a compiled one cannot be looked into. Set one of them otherwise."
         )
+    if merged.balancing.method == "gradnorm" and merged.search.backbone_file is not None:
+        raise UserError(
+            "balancing.method is gradnorm, which compares the domains' gradients at weights that "
+            "they share; with search.backbone_file these rest. Set balancing.method=none."
+        )
     _check_search(merged)
     check_sampling(merged.data.sampling)
     _check_per_domain(merged)

@@ -69,7 +69,7 @@ class Trained:
         architecture = Architecture.read(folder.architecture_file)
         module = build_retrain(recipe, domains, architecture)
         step = load_weights(module, folder.checkpoints_dir / checkpoint, recipe, domains)
-        data = build_data(recipe, domains)
+        data = build_data(recipe, domains, architecture=architecture)
         source = {"run": recipe.name, "checkpoint": checkpoint, "step": step, "seed": recipe.seed}
         metadata = Metadata(_describe(recipe, data), source)
         return cls(folder, recipe, architecture, module.eval(), data, metadata)

@@ -73,11 +73,6 @@ def load_supernet(module: MultiDomainModule, recipe: Recipe, domains: Mapping[st
     classes or images, or of a retraining: held-out images have to be those held out then.
     """
 
-    def sizes(of: Recipe, kind: Callable[[DataRecipe, Iterable[str]], dict[str, int]]) -> str:
-        found = kind(of.data, domains)
-        different = set(found.values())
-        return str(found if len(different) > 1 else different.pop())
-
     key, file = "search.supernet_file", recipe.search.supernet_file
     earlier, state = _of_a_search(key, file, domains)
     if not _trained_weights(earlier):
@@ -88,10 +83,9 @@ def load_supernet(module: MultiDomainModule, recipe: Recipe, domains: Mapping[st
     words = overrides_between(recipe, earlier, ["space", "network"])
     words += _different(
         ("data.held_out", recipe.data.held_out, earlier.data.held_out),
-        ("data.image_size", sizes(recipe, image_sizes), sizes(earlier, image_sizes)),
-        ("data.load_size", sizes(recipe, load_sizes), sizes(earlier, load_sizes)),
         ("search.block_weights", recipe.search.block_weights, earlier.search.block_weights),
     )
+    words += _other_sizes(recipe, earlier, domains)
     _check_as_then(key, file, words, "a super-network")
     module.network.load_state_dict(_part_of(state, "network."))
 
@@ -181,6 +175,20 @@ def _different(*values: tuple[str, object, object]) -> list[str]:
     return [f"{key}={then}" for key, now, then in values if now != then]
 
 
+def _other_sizes(recipe: Recipe, earlier: Recipe, domains: Iterable[str]) -> list[str]:
+    """As `_different`, of the sides of some domains' images."""
+
+    def sizes(of: Recipe, kind: Callable[[DataRecipe, Iterable[str]], dict[str, int]]) -> str:
+        found = kind(of.data, domains)
+        different = set(found.values())
+        return str(found if len(different) > 1 else different.pop())
+
+    kinds = {"data.image_size": image_sizes, "data.load_size": load_sizes}
+    return _different(
+        *((k, sizes(recipe, kind), sizes(earlier, kind)) for k, kind in kinds.items())
+    )
+
+
 def _check_as_then(key: str, file: str | None, words: Sequence[str], what: str) -> None:
     if words:
         raise UserError(
@@ -209,7 +217,8 @@ def load_backbone(module: RetrainModule, recipe: Recipe, domains: Mapping[str, D
     A domain takes its own batch norm of the backbone's, or that of the only domain there.
 
     Raises UserError where the file is no retraining's, has another batch norm or other classes of
-    a domain, or batch norms of several domains and not that of the data.
+    a domain, or batch norms of several domains and not that of the data. Where domains are added,
+    also where those that were there are to see other images than it was trained on.
     """
     file = Path(recipe.retrain.backbone_file or "")
     folder = RunFolder.of_retraining(file)
@@ -222,8 +231,11 @@ def load_backbone(module: RetrainModule, recipe: Recipe, domains: Mapping[str, D
                 f"recipe has {expected}. Train both with the same."
             )
     content = _read(file, theirs, "Name another as retrain.backbone_file, or train it again.")
-    _check_classes(file, content["data"], domains)
+    _check_known(file, content["data"], domains, recipe.retrain.paths == "added")
     backbone = _averaged_network(content, folder, theirs)
+    if recipe.retrain.paths == "added":
+        words = _other_sizes(recipe, theirs, backbone.domains)
+        _check_as_then("retrain.backbone_file", str(file), words, "a network")
     module.inherit(backbone, _models(file, backbone.domains, recipe, domains))
 
 
@@ -241,16 +253,22 @@ def load_reused(module: SearchModule | FinalistsModule, recipe: Recipe) -> None:
     module.inherit(_averaged_network(content, folder, theirs))
 
 
-def _check_classes(
-    file: Path, data: Mapping[str, Mapping[str, str]], domains: Mapping[str, Domain]
+def _check_known(
+    file: Path, data: Mapping[str, Mapping[str, str]], domains: Mapping[str, Domain], rest: bool
 ) -> None:
-    """Raises UserError where a domain that both have, and so its head, has other classes."""
-    for name, domain in domains.items():
-        if name in data and data[name]["classes"] != domain.fingerprint["classes"]:
-            raise UserError(
-                f"retrain.backbone_file = {file} was trained on other classes of '{name}' than "
-                "the data have. Restore the packed domain, or pack it under another name."
-            )
+    """Raises UserError where a domain that both have, and so its head, has other classes.
+
+    rest: whether such domains are trained no more; their images are to be prepared as then.
+    """
+    for name in [name for name in domains if name in data]:
+        now = domains[name].fingerprint
+        for kind in ("classes", "preparation") if rest else ("classes",):
+            if data[name].get(kind, now[kind]) != now[kind]:
+                raise UserError(
+                    f"retrain.backbone_file = {file} was trained on other {_OF_DATA[kind]} of "
+                    f"'{name}' than the data have. Restore the packed domain, or pack it under "
+                    "another name."
+                )
 
 
 def _models(

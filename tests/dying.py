@@ -14,10 +14,10 @@ def dying_at(step: int, where: str = "weighted_sum") -> Iterator[None]:
     """A training started within it dies when it comes to that method at the step."""
     original = getattr(MultiDomainModule, where)
 
-    def dying(self: MultiDomainModule, *given: Any) -> Any:
+    def dying(self: MultiDomainModule, *given: Any, **named: Any) -> Any:
         if self.global_step == step:
             raise RuntimeError("the machine died")
-        return original(self, *given)
+        return original(self, *given, **named)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MultiDomainModule, where, dying)

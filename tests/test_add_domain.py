@@ -1,14 +1,18 @@
 """A domain added later to a trained network, whole."""
 
+import json
 import re
 import shlex
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from mdl import fit
+from mdl import fit, report
 from mdl.assembly import find_domains
+from mdl.data.domains import Domain
 from mdl.data.order import Integers
 from mdl.data.parcel import Part
 from mdl.data.steps import TrainingOrder
@@ -205,6 +209,7 @@ def test_one_addition_leaves_nothing_to_choose_of(
         (["network.nodes=private"], "expected network.nodes=shared"),
         (["search.block_weights=tied"], "blocks have weights of their own"),
         (["search.supernet_file=a.ckpt"], "are both given"),
+        (["balancing.method=gradnorm"], "with search.backbone_file these rest"),
         (["search.backbone_file=nowhere.ckpt"], "No checkpoint at nowhere.ckpt"),
     ],
 )
@@ -213,6 +218,36 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=said):
         fit.main([*search_words(small_run, two), *words])
+
+
+def test_domains_that_rest_see_the_images_that_they_were_trained_on(
+    small_run: list[str], two: Path, packed: Path, tmp_path: Path
+) -> None:
+    fit.main(search_words(small_run, two))
+    words = added_words(small_run, two)
+    for other in ("data.image_size=10", "data.per_domain.cars.load_size=20"):
+        with pytest.raises(UserError, match=r"whose recipe has data\.\w+=.*Give these words too"):
+            fit.main([*words, other])
+    again = Path(shutil.copytree(packed, tmp_path / "again"))
+    cars = Domain.read(again / "cars")
+    replace(cars, mean=(0.1, 0.2, 0.3)).write()
+    with pytest.raises(UserError, match=r"on other flips, fit or colours .* of 'cars' than"):
+        fit.main([*words, f"data.root={again}"])
+
+
+def test_domains_that_rest_have_no_loss_and_weigh_nothing(small_run: list[str], two: Path) -> None:
+    fit.main(search_words(small_run, two))
+    abdp = "callbacks.abdp={class: callbacks.abdp.ABDP, start: 0}"
+    fit.main([*added_words(small_run, two), abdp])
+    run = run_of(small_run, "three")
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [of for of in records if "train/loss/mean" in of]
+    assert losses
+    for of in losses:
+        assert of["train/loss/mean"] == of[f"train/loss/{NEW}"] > 0
+        assert of[f"train/domain_weight/{NEW}"] == pytest.approx(1)
+        assert "train/loss/cars" not in of
+    report.main([str(run)])
 
 
 def test_a_domain_that_is_there_already_is_not_added(small_run: list[str], two: Path) -> None:

@@ -1,5 +1,6 @@
 """What searched paths are compared with: retrainings of other paths by the same command."""
 
+import json
 import random
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from mdl.errors import UserError
 from mdl.networks.parameters import ParameterTable
 from mdl.recipe_files import load_recipe
 from mdl.space.architecture import Architecture
+from mdl.trained import Trained
 from tests.dying import dying_at
 from tests.networks.counted import count_parameters
 from tests.test_fit import RETRAIN, SEARCH, assert_same_run, run_of, weights
@@ -164,6 +166,30 @@ def test_a_frozen_backbone_is_the_averaged_one_of_its_run_before_and_after(
     assert (run / "scores.json").read_text() == scores
     report.main([str(run)])
     assert "paths: backbone" in (run / "report.md").read_text()
+
+
+def test_a_backbone_with_shared_batch_norm_sees_images_as_it_was_trained_on_them(
+    retrain: list[str], tmp_path: Path
+) -> None:
+    """Whatever domains are there later, and one after another; evaluation and exports too."""
+    words = [*retrain, "network.batch_norm=shared"]
+    fit.main([*words, "data.domains=[birds]", "retrain.paths=common", "name=backbone"])
+    backbone = run_of(retrain, "backbone")
+    fit.main([*words, *of_backbone(backbone), "data.domains=[birds,cars]", "name=two"])
+    fit.main([*words, *of_backbone(run_of(retrain, "two")), "name=three"])
+    (birds,) = Trained.open(backbone).metadata.domains.values()
+    three = Trained.open(run_of(retrain, "three"))
+    for name, domain in three.metadata.domains.items():
+        assert (domain.mean, domain.std) == (birds.mean, birds.std), name
+    fit.main([*words, "retrain.paths=common", "name=of_all"])
+    of_all = Trained.open(run_of(retrain, "of_all")).metadata.domain("birds")
+    assert of_all.mean != birds.mean
+    before = Path(shutil.copytree(backbone, tmp_path / "before"))
+    content = json.loads((before / "architecture.json").read_text())
+    del content["source"]["normalisation"]
+    (before / "architecture.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="trained by an earlier version, which did not note what"):
+        fit.main([*words, *of_backbone(before), "name=other"])
 
 
 def test_a_backbone_may_be_trained_on(retrain: list[str], backbone: Path) -> None:

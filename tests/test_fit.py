@@ -142,6 +142,20 @@ def test_evaluating_again_gives_the_same_scores(
         evaluate.main([str(run), "--submission", "results.zip", "--split", "val"])
 
 
+def test_a_run_that_saves_checkpoints_of_its_own_is_evaluated(
+    searched: Path, small_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    saves = (
+        "callbacks.saves={class: lightning.pytorch.callbacks.ModelCheckpoint, every_n_epochs: 1}"
+    )
+    fit.main([RETRAIN, *small_run, saves])
+    run = run_of(small_run, "mpnas_retrain")
+    before = (run / "scores.json").read_text()
+    evaluate.main([str(run)])
+    assert (run / "scores.json").read_text() == before
+    assert "evaluated on a CPU" not in capsys.readouterr().out
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 def test_what_was_trained_on_a_gpu_is_evaluated_where_there_is_none(
     searched: Path, small_run: list[str], capsys: pytest.CaptureFixture[str]

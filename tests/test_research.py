@@ -16,6 +16,7 @@ from mdl.networks.cost import CostTable, macs_of_all_domains
 from mdl.networks.parameters import ParameterTable
 from mdl.recipe_files import load_recipe
 from mdl.space.architecture import Architecture
+from mdl.training.base import MultiDomainModule
 from mdl.training.random_search import RandomSearchModule
 from tests.dying import dying_at
 from tests.test_fit import RETRAIN, SEARCH, assert_same_run, run_of, weights
@@ -203,6 +204,20 @@ def test_a_last_round_goes_on_as_if_it_had_not_stopped(
         fit.main([*words, "name=broken"])
     fit.main([*words, "name=broken"])
     assert_same_run(run_of(trained, "unbroken"), run_of(trained, "broken"))
+
+
+def test_a_last_round_that_is_made_longer_records_shares_of_what_it_answers(
+    finalists: list[str], trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_right = torch.ones(3)
+    monkeypatch.setattr(MultiDomainModule, "accuracies", lambda *_: all_right)
+    for steps in (9, 16):
+        fit.main([*finalists, "name=longer", f"trainer.max_steps={steps}"])
+    file = run_of(trained, "longer") / "metrics.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    shares = [of["search/accuracy/mean"] for of in records if "search/accuracy/mean" in of]
+    assert len(shares) > 2
+    assert set(shares) == {1.0}
 
 
 @pytest.mark.parametrize(

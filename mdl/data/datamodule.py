@@ -46,7 +46,8 @@ class MultiDomainData(L.LightningDataModule):
     those.
     workers: processes that decode, per rank; 0 decodes in the training process.
     broken_images_limit: so many broken images a domain may have.
-    common_normalisation: whether all domains' images are normalised alike.
+    common_normalisation: mean and deviation that all domains' images are normalised by; None: each
+    domain's by its own.
     rewards_only: whether a step holds held-out images alone, where no weights are trained.
     trained: the domains that training batches are of; empty: all. No other's training images are
     decoded; evaluation is of all. It changes no trained domain's images, order or batch size.
@@ -73,7 +74,7 @@ class MultiDomainData(L.LightningDataModule):
         evaluation_batch_size: int = 64,
         workers: int = 0,
         broken_images_limit: int = 0,
-        common_normalisation: bool = False,
+        common_normalisation: tuple[Colour, Colour] | None = None,
         rewards_only: bool = False,
         trained: Sequence[str] = (),
         decoded_dir: Path | None = None,

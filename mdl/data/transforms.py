@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -25,6 +25,16 @@ def labels_of(batch: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     return {domain: labels for domain, (_, labels) in batch.items()}
 
 
+def common_statistics(domains: Mapping[str, Domain]) -> tuple[Colour, Colour]:
+    """The mean of several domains' means, and of their deviations."""
+
+    def mean(colours: Iterable[Colour]) -> Colour:
+        red, green, blue = (sum(channel) / len(domains) for channel in zip(*colours, strict=True))
+        return red, green, blue
+
+    return mean(of.mean for of in domains.values()), mean(of.std for of in domains.values())
+
+
 class BatchTransform:
     """Crops, flips and normalises the images of all domains of one size in one go.
 
@@ -33,19 +43,20 @@ class BatchTransform:
 
     domains: their mean, deviation and whether they may be flipped.
     image_size: domain -> side of the square that is cut out, px.
-    common: whether all domains are normalised alike, by the mean of their statistics, so that
-    an image is the same input to every domain's path.
+    common: mean and deviation that all domains are normalised by, so that an image is the same
+    input to every domain's path; None: each by its own.
     """
 
     def __init__(
-        self, domains: Mapping[str, Domain], image_size: Mapping[str, int], common: bool = False
+        self,
+        domains: Mapping[str, Domain],
+        image_size: Mapping[str, int],
+        common: tuple[Colour, Colour] | None = None,
     ) -> None:
         self._row = {name: row for row, name in enumerate(domains)}
-        self._mean = torch.tensor([domain.mean for domain in domains.values()]) * 255
-        self._std = torch.tensor([domain.std for domain in domains.values()]) * 255
-        if common:
-            self._mean = self._mean.mean(0).expand_as(self._mean)
-            self._std = self._std.mean(0).expand_as(self._std)
+        statistics = [common or (domain.mean, domain.std) for domain in domains.values()]
+        self._mean = torch.tensor([mean for mean, _ in statistics]) * 255
+        self._std = torch.tensor([std for _, std in statistics]) * 255
         self._flip = torch.tensor([domain.flip for domain in domains.values()])
         self._size = dict(image_size)
         self._known: dict[Any, tuple[Tensor, Tensor, Tensor]] = {}

@@ -24,7 +24,8 @@ def _facts(run: Run) -> dict[str, str]:
     scored = {str(scores.get("checkpoint_step", "-")) for scores in run.scores.values()}
     found_by = f"{source.get('run', '-')}, step {source.get('step', '-')}"
     if "paths" in source:  # not by a search
-        found_by = ", ".join(f"{key}: {of}" for key, of in source.items() if of is not None)
+        told = {k: of for k, of in source.items() if of is not None and k != "normalisation"}
+        found_by = ", ".join(f"{key}: {of}" for key, of in told.items())
     return {
         "recipe": recipe.name,
         "phase": recipe.phase,

@@ -9,6 +9,13 @@ from torch import Tensor
 
 from mdl.networks.multipath import MultiPathNetwork
 
+LEAST_LOSS = 1e-3
+"""Nats that a domain's loss counts for at least, wherever it is learnt already.
+
+Differs from the papers: balancers divide by losses and take their logarithms, and with hard labels
+a domain that is learnt by heart has a loss of 0.
+"""
+
 
 class Balancer(ABC):
     """Gives the weights of the domains' losses, step by step.
@@ -29,11 +36,12 @@ class Balancer(ABC):
     def weigh(self, losses: Tensor, means: Tensor) -> Tensor:
         """The weights of this step's losses, [domains], of mean one; and learns from the losses.
 
-        losses: with their graph, [domains]. means: the same over all ranks, without it.
+        losses: with their graph, [domains]. means: the same over all ranks, without it,
+        each `LEAST_LOSS` or more.
         """
 
     def look_back(self, means: Tensor) -> None:
-        """Learns from what the step made of its losses, [domains], the same on all ranks."""
+        """Learns from what the step made of its losses, [domains]; they are as `means` there."""
         raise NotImplementedError
 
     @abstractmethod

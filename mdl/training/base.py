@@ -14,7 +14,7 @@ from mdl.data.transforms import Batch, images_of, labels_of
 from mdl.errors import UserError
 from mdl.networks.multipath import MultiPathNetwork
 from mdl.space.search_space import Path
-from mdl.training.balancer import Balancer
+from mdl.training.balancer import LEAST_LOSS, Balancer
 from mdl.training.logits_table import LogitsTable
 from mdl.training.optim import clip_gradients, set_scheduled_rate, warmup_cosine, weight_optimizer
 from mdl.training.ranks import (
@@ -34,7 +34,8 @@ class MultiDomainModule(L.LightningModule):
     """Trains a multi-path network on the weighted sum of its domains' losses.
 
     `domain_weights` [domains], of mean one, is what a balancer sets, or a callback such as ABDP;
-    `domain_losses` [domains] holds the losses of the step before.
+    `domain_losses` [domains] holds the losses of the step before. `trained`: the domains that have
+    losses; the others rest.
 
     network: what is trained.
     learning_rate: peak of the schedule; weight_decay: on convolutions and heads.
@@ -74,6 +75,7 @@ class MultiDomainModule(L.LightningModule):
         self.network = network
         self.domains: Sequence[str] = network.domains
         self.num_classes = network.num_classes
+        self.trained: Sequence[str] = network.domains
         self.total_steps = total_steps
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps = round(total_steps * warmup_fraction)
@@ -110,7 +112,8 @@ class MultiDomainModule(L.LightningModule):
         schedule: Any = self.lr_schedulers()
         schedule.step()
         if self.balancer is not None and self.balancer.looks_back:
-            self.balancer.look_back(mean_over_ranks(self.losses_again(batch, paths)))
+            again = mean_over_ranks(self.losses_again(batch, paths))
+            self.balancer.look_back(again.clamp_min(LEAST_LOSS))
 
     def set_gradients(self, batch: Batch, paths: Mapping[str, Path]) -> Tensor:
         """The gradients of a batch, clipped; gives their norm before that. Waits for no device."""
@@ -149,7 +152,8 @@ class MultiDomainModule(L.LightningModule):
         """The one objective; notes the losses for balancers."""
         self.domain_losses.copy_(mean_over_ranks(losses.detach()))
         if self.balancer is not None:
-            self.domain_weights.copy_(self.balancer.weigh(losses, self.domain_losses))
+            means = self.domain_losses.clamp_min(LEAST_LOSS)
+            self.domain_weights.copy_(self.balancer.weigh(losses, means))
         return (self.domain_weights * losses).sum()
 
     def note_faults(self, norm: Tensor) -> None:
@@ -209,22 +213,43 @@ class MultiDomainModule(L.LightningModule):
         }
 
     @property
+    def trained_rows(self) -> slice | list[int]:
+        """Where the trained domains stand among all."""
+        if len(self.trained) == len(self.domains):
+            return slice(None)  # a list would have to be brought to the device
+        return [row for row, domain in enumerate(self.domains) if domain in self.trained]
+
+    def record_training(self, also: Mapping[str, Tensor] | None = None) -> None:
+        """Records losses and weights of the trained domains, and what else is given of them."""
+        rows = self.trained_rows
+        noted = {"train/loss": self.domain_losses, "train/domain_weight": self.domain_weights}
+        noted = {quantity: of[rows] for quantity, of in noted.items()}
+        self.record(noted | dict(also or {}), domains=self.trained)
+
+    @property
     def records_now(self) -> bool:
         """Whether the step that just ended is one whose quantities are recorded."""
         return self.global_step % self.record_interval == 0 or self.global_step == self.total_steps
 
-    def record(self, quantities: Mapping[str, Tensor], log: bool = True) -> None:
+    def record(
+        self,
+        quantities: Mapping[str, Tensor],
+        log: bool = True,
+        domains: Sequence[str] | None = None,
+    ) -> None:
         """Keeps {'split/quantity': [domains]} as 'split/quantity/domain', and logs it.
 
         Adds the mean over domains. One transfer from the device for all of them.
+        domains: those that the quantities are of; None: all.
         """
+        names = self.domains if domains is None else domains
         # reshape: torchmetrics gives the one domain's value without its dimension
         table = torch.stack(
             [values.detach().float().reshape(-1) for values in quantities.values()]
         ).tolist()
         named: dict[str, float] = {}
         for quantity, row in zip(quantities, table, strict=True):
-            named |= {f"{quantity}/{d}": v for d, v in zip(self.domains, row, strict=True)}
+            named |= {f"{quantity}/{d}": v for d, v in zip(names, row, strict=True)}
             named[f"{quantity}/mean"] = sum(row) / len(row)
         self.records |= named
         for logger in self.loggers if log else ():

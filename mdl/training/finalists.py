@@ -82,6 +82,7 @@ class FinalistsModule(MultiDomainModule):
         self.register_buffer("remaining", torch.ones(count, dtype=torch.bool))
         # part of a batch that was answered right, summed over the window's batches
         self.register_buffer("right", torch.zeros(count, len(self.domains)))
+        self.answered = 0  # batches of the window so far; 0 after its end, while `right` stays
 
     @property
     def phase(self) -> str:
@@ -123,9 +124,7 @@ class FinalistsModule(MultiDomainModule):
         if self.round_ends(self.global_step):
             self.halve(left)
         if self.records_now:
-            self.record(
-                {"train/loss": self.domain_losses, "train/domain_weight": self.domain_weights}
-            )
+            self.record_training()
 
     def train_on(self, batch: Batch, left: Sequence[int]) -> None:
         """One step of each network that is left; of the losses their mean is noted."""
@@ -165,6 +164,9 @@ class FinalistsModule(MultiDomainModule):
     @torch.no_grad()
     def answer(self, batch: Batch, left: Sequence[int]) -> None:
         """Adds each finalist's accuracy on a held-out batch to what it is judged by."""
+        if self.answered == 0:
+            self.right.zero_()
+        self.answered += 1
         images = images_of(batch)
         for at in left:
             average = self.averages[at].module.eval()
@@ -180,9 +182,16 @@ class FinalistsModule(MultiDomainModule):
             self.networks[at].zero_grad()  # it rests from here on
         self.remaining.zero_()
         self.remaining[kept] = True
-        self.record({"search/accuracy": self.right[kept[0]] / self.window})
-        if self.global_step < self.total_steps:
-            self.right.zero_()
+        self.record({"search/accuracy": self.right[kept[0]] / self.answered})
+        self.answered = 0
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["answered"] = self.answered
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.answered = checkpoint.get("answered", 0)  # those of earlier versions lack it
 
     def architecture(self, source: Mapping[str, Any]) -> Architecture:
         """That of the best finalist."""

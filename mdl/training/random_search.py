@@ -56,7 +56,7 @@ class RandomSearchModule(SearchModule):
 
     @torch.no_grad()
     def controller_step(self, batch: Batch, drawn: Tensor) -> None:
-        rewards = torch.stack([self.rewards(batch, choices).mean() for choices in drawn])
+        rewards = self.rewards_of(batch, drawn).mean(1)
         for turn, reward in zip(self.turns(self.global_step), rewards, strict=True):
             self.reward_sums[turn] += reward - rewards.mean()
             self.times[turn] += 1

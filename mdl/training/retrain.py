@@ -52,6 +52,7 @@ class RetrainModule(MultiDomainModule):
         self._graph: GradientGraph[Tensor] | None = None
         self.frozen = frozen
         self.added = tuple(added)
+        self.trained = self.added or self.domains
         network.nodes.requires_grad_(not frozen).train(not frozen)
         if self.added:
             rest_all_but(network, self.added)
@@ -87,9 +88,7 @@ class RetrainModule(MultiDomainModule):
         self.weight_step(batch, self.paths)
         self.average.update_parameters(self.network)
         if self.records_now:
-            self.record(
-                {"train/loss": self.domain_losses, "train/domain_weight": self.domain_weights}
-            )
+            self.record_training()
 
     def set_gradients(self, batch: Batch, paths: Mapping[str, Path]) -> Tensor:
         if not self.cuda_graph or self.balancer is not None or not can_capture(self.device):

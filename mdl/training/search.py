@@ -147,7 +147,7 @@ class SearchModule(MultiDomainModule):
 
     def controller_step(self, batch: Batch, drawn: Tensor) -> None:
         """One REINFORCE step on the rewards of the drawn paths."""
-        reward = torch.stack([self.rewards(batch, choices) for choices in drawn])
+        reward = self.rewards_of(batch, drawn)
         if len(drawn) == 1:
             advantage = self.baseline.advantage(reward[0])[None]
         else:
@@ -157,6 +157,18 @@ class SearchModule(MultiDomainModule):
         optimizer: Any = self.optimizers() if self.frozen else self.controller_optimizer
         optimizer.step()
         self._raise_multipliers()
+
+    def rewards_of(self, batch: Batch, drawn: Tensor) -> Tensor:
+        """Those of all drawn paths, [paths, domains]; their means are what is recorded."""
+        rewards, records = [], []
+        for choices in drawn:
+            rewards.append(self.rewards(batch, choices))
+            records.append(self.search_records)
+        self.search_records = {
+            quantity: torch.stack([of[quantity] for of in records]).mean(0)
+            for quantity in records[0]
+        }
+        return torch.stack(rewards)
 
     @torch.no_grad()
     def rewards(self, batch: Batch, choices: Tensor) -> Tensor:
@@ -232,12 +244,11 @@ class SearchModule(MultiDomainModule):
         return self.controller_optimizer if self.frozen else super().configure_optimizers()
 
     def _record(self) -> None:
-        of_weights = {
-            "train/loss": self.domain_losses,
-            "train/domain_weight": self.domain_weights,
-        }
         of_controllers = {"search/entropy": self.controllers.entropy()} | self.search_records
-        self.record(of_controllers if self.frozen else of_weights | of_controllers)
+        if self.frozen:
+            self.record(of_controllers)
+        else:
+            self.record_training(of_controllers)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -2,11 +2,12 @@ import torch
 
 from mdl.data.domains import Domain
 from mdl.data.parcel import Sample
-from mdl.data.transforms import BatchTransform
+from mdl.data.transforms import BatchTransform, common_statistics
 
 
 def transform_of(domains: dict[str, Domain], size: int, common: bool = False) -> BatchTransform:
-    return BatchTransform(domains, dict.fromkeys(domains, size), common)
+    statistics = common_statistics(domains) if common else None
+    return BatchTransform(domains, dict.fromkeys(domains, size), statistics)
 
 
 def sample(count: int, size: int) -> Sample:

@@ -16,27 +16,64 @@ import torch
 
 from mdl import fit
 from mdl.assembly import build_balancer
-from mdl.data.transforms import Batch
+from mdl.data.transforms import Batch, images_of
 from mdl.errors import UserError
 from mdl.recipe import BalancingRecipe
 from mdl.recipe_callbacks import build_callbacks
 from mdl.recipe_files import load_recipe
 from mdl.space.search_space import SearchSpace
+from mdl.training.balancer import LEAST_LOSS
 from mdl.training.base import MultiDomainModule
 from mdl.training.retrain import RetrainModule
 from tests.dying import dying_at
 from tests.test_fit import RETRAIN, SEARCH, assert_same_run, weights
 from tests.training import test_retrain, test_search
-from tests.training.test_search import batch
+from tests.training.test_search import CLASSES, batch
 
 METHODS = ["gradnorm", "uncertainty", "dwa", "famo"]
 
 
 def module(space: SearchSpace, method: str, phase: str = "retrain") -> MultiDomainModule:
-    balancer = build_balancer(BalancingRecipe(method=method, interval=1))
+    balancer = build_balancer(BalancingRecipe(method=method, interval=1), CLASSES)
     if phase == "search":
         return test_search.module(space, balancer=balancer)
     return test_retrain.module(space, balancer=balancer)
+
+
+def weights_where(space: SearchSpace, method: str, scales: list[list[float]]) -> list[torch.Tensor]:
+    """Of each step, whose losses are multiplied by the scales."""
+    of, given, weights = module(space, method), batch(), []
+    assert isinstance(of, RetrainModule) and of.balancer is not None
+    of.balancer.begin(of.network)
+    for scale in scales:
+        logits = of.network(images_of(given), of.paths)
+        of.weighted_sum(of.losses(logits, given) * torch.tensor(scale))
+        if of.balancer.looks_back:
+            of.balancer.look_back(of.domain_losses.clamp_min(LEAST_LOSS))
+        weights.append(of.domain_weights.clone())
+    return weights
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_loss_of_zero_leaves_weights_of_mean_one(space: SearchSpace, method: str) -> None:
+    """From the start, between two others, or of all: of domains that are learnt by heart."""
+    for scales in ([[0.0, 1.0]] * 6, [[1.0, 1.0], [0.0, 0.9]] * 3, [[0.0, 0.0]] * 6):
+        for found in weights_where(space, method, scales):
+            assert found.isfinite().all() and (found >= 0).all()
+            assert found.mean().item() == pytest.approx(1, rel=1e-4)
+
+
+def test_a_loss_of_zero_at_the_start_does_not_end_what_gradnorm_learns(space: SearchSpace) -> None:
+    first, *_, last = weights_where(space, "gradnorm", [[0.0, 1.0]] * 6)
+    assert torch.equal(first, torch.ones(2))
+    assert not torch.allclose(last, first, atol=0.01)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_domain_of_one_class_has_nothing_to_balance(method: str) -> None:
+    with pytest.raises(UserError, match=f"is {method}, and 'marks' has one class: its loss is 0"):
+        build_balancer(BalancingRecipe(method=method), {"birds": 3, "marks": 1})
+    assert build_balancer(BalancingRecipe(), {"birds": 3, "marks": 1}) is None
 
 
 class Batches:

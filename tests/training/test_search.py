@@ -263,3 +263,17 @@ def test_controllers_without_other_rewards_come_to_the_wanted_size(part: float) 
         search._raise_multipliers()
     assert search.size_misses().abs().max().item() < 0.1
     assert search.size_misses()[1].item() == 0  # multiply-adds were not asked for
+
+
+def test_what_is_recorded_of_several_paths_is_their_mean(space: SearchSpace) -> None:
+    search = module(space, paths_per_step=3)
+    held_out, drawn = batch(), search.draw(0)
+    assert len(drawn) == 3
+    rewards = search.rewards_of(held_out, drawn)
+    assert torch.equal(search.search_records["search/reward"], rewards.mean(0))
+    each = []
+    for choices in drawn:
+        search.rewards(held_out, choices)
+        each.append(search.search_records["search/accuracy"])
+    search.rewards_of(held_out, drawn)
+    assert torch.equal(search.search_records["search/accuracy"], torch.stack(each).mean(0))
