@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from mdl.device.executorch_file import write_executorch
-from mdl.device.executorch_model import ExecutorchModel, use_threads
+from mdl.device.executorch_model import ExecutorchModel, TogetherMethod, use_threads
 from mdl.device.metadata import Metadata
 from mdl.device.onnx_files import write_onnx
-from mdl.device.onnx_model import TOGETHER, OnnxModel, open_session
+from mdl.device.onnx_model import ALL_DOMAINS, OnnxModel, open_session
 from mdl.device.plain import FOLDED, FORMS, MIXED, SCALED, NormalisedImage, PlainPath, plain_paths
 from mdl.device.stopwatch import milliseconds
 from mdl.networks.multipath import MultiPathNetwork, path_users
@@ -52,7 +52,7 @@ def main() -> None:
     for kind, paths in kinds.items():
         if not (folder / f"{kind}.pte").is_file():
             write_executorch(folder / f"{kind}.pte", paths, metadata)
-        if not (folder / kind / TOGETHER).is_file():
+        if not (folder / kind / ALL_DOMAINS).is_file():
             write_onnx(folder / kind, paths, metadata)
     if not (folder / f"{INT8}.pte").is_file() or not (folder / INT8).is_dir():
         paths, images = trained.plain_paths(FOLDED, domains, True), trained.calibration(domains)
@@ -63,7 +63,7 @@ def main() -> None:
         for domain in domains:
             if not (file := folder / name / f"{domain}.pte").is_file():
                 write_executorch(file, {domain: paths[domain]}, metadata.of(domain))
-    if not (folder / "onnx_bundle" / TOGETHER).is_file():
+    if not (folder / "onnx_bundle" / ALL_DOMAINS).is_file():
         write_onnx(folder / "onnx_bundle", own, metadata)
     sizes(folder, [*kinds, INT8]).print()
     latencies(folder, [*kinds, INT8], domains).print()
@@ -91,7 +91,7 @@ def sizes(folder: Path, kinds: list[str]) -> Table:
     ]
     for kind in kinds:
         joint = (folder / f"{kind}.pte").stat().st_size
-        onnx = sum(f.stat().st_size for f in (folder / kind).iterdir() if f.name != TOGETHER)
+        onnx = sum(f.stat().st_size for f in (folder / kind).iterdir() if f.name != ALL_DOMAINS)
         rows.append([kind, f"{joint / 1e6:.2f}", f"{joint / bundle:.3f}", f"{onnx / 1e6:.2f}"])
     return Table("sizes", ["batch norm", ".pte, MB", "/ bundle", "ONNX, MB"], rows)
 
@@ -113,17 +113,21 @@ def latencies(folder: Path, kinds: list[str], domains: list[str]) -> Table:
             ratios[kind].append(took[kind] / took["alone"])
         took = milliseconds({n: call(m, domain, x) for n, m in onnx.items()}, REPEATS)
         ort = {name: ort[name] + took[name] for name in took}
-    graphs = {kind: folder / kind / TOGETHER for kind in kinds}
+    graphs = {kind: folder / kind / ALL_DOMAINS for kind in kinds}
     together = {kind: open_session(of, 1) for kind, of in graphs.items() if of.is_file()}
     once = milliseconds(
         {k: lambda s=s: s.run(None, {"image": x}) for k, s in together.items()}, REPEATS
     )
+    # against ten methods of the same file in turns with it
+    every = {kind: of.together for kind, of in joint.items() if of.together is not None}
+    shares = {kind: _one_method(joint[kind], of, x) for kind, of in every.items()}
     rows = [
         [
             kind,
             f"{pte[kind]:.3f}",
             f"{np.median(ratios[kind]):.3f}",
             f"{pte[kind] / pte['bundle']:.3f}",
+            f"{pte[kind] * shares[kind] / pte['bundle']:.3f}" if kind in shares else "-",
             f"{ort[kind]:.3f}",
             f"{once[kind]:.3f}" if kind in once else "-",
             f"{once[kind] / ort['bundle']:.3f}" if kind in once else "-",
@@ -131,11 +135,25 @@ def latencies(folder: Path, kinds: list[str], domains: list[str]) -> Table:
         for kind in kinds
     ]
     rows.append(["alone", f"{pte['alone']:.3f}", "1", f"{pte['alone'] / pte['bundle']:.3f}"])
-    rows.append(["bundle", f"{pte['bundle']:.3f}", "-", "1", f"{ort['bundle']:.3f}"])
-    columns = ["batch norm", ".pte", "/ alone, median", "/ bundle"]
+    rows.append(["bundle", f"{pte['bundle']:.3f}", "-", "1", "-", f"{ort['bundle']:.3f}"])
+    columns = ["batch norm", ".pte", "/ alone, median", "/ bundle", "one method / bundle"]
     columns += ["ONNX", "ONNX, one graph", "/ ONNX bundle"]
     rows = [row + ["-"] * (len(columns) - len(row)) for row in rows]
     return Table("ms of one image on each of ten paths, summed", columns, rows)
+
+
+def _one_method(model: ExecutorchModel, together: TogetherMethod, x: np.ndarray) -> float:
+    """What one image through all domains takes by the one method, over what ten take."""
+    image = (torch.from_numpy(x),)
+    ten = [model.method(domain) for domain in together.domains]
+    took = milliseconds(
+        {
+            "ten": lambda: [method.execute(image) for method in ten],
+            "one": lambda: together.method.execute(image),
+        },
+        REPEATS,
+    )
+    return took["one"] / took["ten"]
 
 
 def call(model: ExecutorchModel | OnnxModel, domain: str, x: np.ndarray) -> Callable[[], object]:

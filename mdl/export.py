@@ -5,7 +5,8 @@
 
 RUN is the run folder of a finished retraining, e.g. runs/mpnas_retrain. Into RUN/export:
 
-    model.pte                              ExecuTorch: one program, a method per domain
+    model.pte                              ExecuTorch: one program, a method per domain; with shared
+                                           batch norm also one image through all domains
     onnx/<domain>.onnx, onnx/weights.bin   ONNX: a graph per domain over common weights
     onnx/all.domains.onnx                  ONNX: one image through all domains
     torch/model.safetensors, architecture.json   for `mdl.device.torch_files.load_network`
@@ -38,7 +39,7 @@ from mdl.device.extra import check_installed
 from mdl.device.metadata import Metadata
 from mdl.device.model import Model
 from mdl.device.onnx_files import write_onnx
-from mdl.device.onnx_model import TOGETHER, OnnxModel, TogetherModel
+from mdl.device.onnx_model import ALL_DOMAINS, OnnxModel, TogetherModel
 from mdl.device.plain import FOLDED, FORMS, MIXED, SCALED, PlainPath, stored_bytes
 from mdl.device.torch_files import (
     NetworkModel,
@@ -130,16 +131,21 @@ def export(
                 known[own, int8] = trained.plain_paths(own, domains, int8)
             paths = known[own, int8]
             files, open_written = _write(target, trained, paths, metadata, out)
-            together = [file for file in files if file.name == TOGETHER]
-            files = [file for file in files if file not in together]
+            graph = [file for file in files if file.name == ALL_DOMAINS]
+            files = [file for file in files if file not in graph]
             advance(1)
-            agreements = check(trained, open_written(), domains, images)
+            model = open_written()
+            agreements = check(trained, model, domains, images)
             tensors = None if int8 else stored_bytes(paths)
             exported.append(Exported(target, files, own, tensors, agreements))
-            for file in together:
-                model = TogetherModel(file.parent)
-                agreements = check(trained, model, model.domains, images)
-                exported.append(Exported(f"{target}, one graph", [file], own, None, agreements))
+            together: dict[str, tuple[list[Path], Model]] = {}
+            if graph:
+                together[f"{target}, one graph"] = graph, TogetherModel(graph[0].parent)
+            elif isinstance(model, ExecutorchModel) and model.together is not None:
+                together[f"{target}, one method"] = files, model.together
+            for name, (of_all, every) in together.items():
+                agreements = check(trained, every, every.domains, images)
+                exported.append(Exported(name, of_all, own, None, agreements))
             advance(1)
     _check_agreement(exported, out / _RECORD)
     return exported
@@ -155,13 +161,15 @@ def _check_agreement(exported: Sequence[Exported], record: Path) -> None:
         if of.target in INT8_TARGETS or not far:
             continue
         for file in of.files:
-            file.unlink()
+            file.unlink(missing_ok=True)  # another entry's too
         domain = max(far, key=lambda d: (math.isnan(far[d]), far[d]))
         wrong[of.target] = f"{of.target} of '{domain}' by {far[domain]:.2g}"
     if wrong:
+        removed = {file for of in exported if of.target in wrong for file in of.files}
+        gone = {of.target for of in exported if removed.intersection(of.files)}
         if record.is_file():
             known = json.loads(record.read_text(encoding="utf-8"))
-            known["exports"] = {t: of for t, of in known["exports"].items() if t not in wrong}
+            known["exports"] = {t: of for t, of in known["exports"].items() if t not in gone}
             write_text(record, json.dumps(known, indent=1) + "\n")
         raise UserError(
             "Exports answered otherwise than the trained network and were removed: logits "
@@ -213,7 +221,11 @@ def check(
 
 def size_table(exported: Sequence[Exported]) -> Table:
     rows = []
+    told: set[Path] = set()
     for of in exported:
+        if told.issuperset(of.files):
+            continue  # a method of a file
+        told.update(of.files)
         row = [of.target, of.form, f"{of.bytes / 1e6:.2f}"]
         if of.tensors is None:
             row += ["-", "-", "-"]

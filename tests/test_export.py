@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mdl import export, predict
+from mdl import export, fit, predict
 from mdl.device.agreement import compare
 from mdl.device.executorch_model import ExecutorchModel
 from mdl.device.model import open_model
-from mdl.device.onnx_model import TOGETHER, OnnxModel, open_session
+from mdl.device.onnx_model import ALL_DOMAINS, OnnxModel, open_session
 from mdl.device.preparation import prepare
 from mdl.device.torch_files import ProgramModel, load_network, write_program
 from mdl.errors import UserError
@@ -84,13 +84,32 @@ def test_equal_tensors_of_all_graphs_lie_at_one_place(exported: Path) -> None:
 
 def test_one_graph_answers_for_all_domains(exported: Path, image: Path) -> None:
     model = OnnxModel(exported / "onnx")
-    session = open_session(exported / "onnx" / TOGETHER)
+    session = open_session(exported / "onnx" / ALL_DOMAINS)
     colours = prepare(image.read_bytes(), model.metadata("cars").domain("cars"))
     together = session.run(None, {"image": colours})
     names = [of.name for of in session.get_outputs()]
     assert names == [f"logits_{domain}" for domain in DOMAINS]
     for domain, logits in zip(DOMAINS, together, strict=True):
         assert np.allclose(logits, model.logits(domain, colours), atol=1e-5)
+
+
+def test_one_method_answers_for_all_domains_where_batch_norm_is_shared(
+    finished_run: Path, exported: Path, image: Path, tmp_path: Path
+) -> None:
+    assert ExecutorchModel(exported / "model.pte").together is None  # nothing is common
+    words = ["recipes/mpnas_retrain.yaml", str(finished_run / "recipe.yaml")]
+    fit.main([*words, "network.batch_norm=shared", f"runs_dir={tmp_path}", "name=shared"])
+    export.main([str(tmp_path / "shared"), "--to", "executorch", "--images", "3"])
+    record = json.loads((tmp_path / "shared" / "export" / "export.json").read_text())["exports"]
+    assert list(record) == ["executorch", "executorch, one method"]
+    model = ExecutorchModel(tmp_path / "shared" / "export" / "model.pte")
+    assert model.domains == DOMAINS
+    every = model.together
+    assert every is not None and every.domains == DOMAINS
+    colours = prepare(image.read_bytes(), model.metadata("cars").domain("cars"))
+    for domain in DOMAINS:
+        expected = model.logits(domain, colours)
+        assert np.allclose(every.logits(domain, colours), expected, atol=1e-5)
 
 
 def test_a_part_of_the_domains_is_exported_by_itself(finished_run: Path, tmp_path: Path) -> None:
@@ -310,7 +329,7 @@ def test_what_is_no_model_is_refused(exported: Path, image: Path, tmp_path: Path
         str(image): "is no exported model",
         str(tmp_path / "nowhere.pte"): "No model at",
         str(tmp_path / "nowhere"): "No model at",
-        str(exported / "onnx" / TOGETHER): "Name its folder",
+        str(exported / "onnx" / ALL_DOMAINS): "Name its folder",
         str(tmp_path): "No .onnx file at",
     }.items():
         with pytest.raises(UserError, match=words):

@@ -9,8 +9,8 @@ import torch
 
 from mdl.device.extra import lacks_extra
 from mdl.device.int8 import quantised_program
-from mdl.device.metadata import KEY, Metadata
-from mdl.device.plain import PlainPath
+from mdl.device.metadata import KEY, TOGETHER, Metadata
+from mdl.device.plain import PlainPath, PlainPaths
 from mdl.device.preparation import Colours
 from mdl.device.quiet import quietly
 from mdl.whole_files import write_whole
@@ -23,6 +23,10 @@ def write_executorch(
     calibration: Mapping[str, Colours] | None = None,
 ) -> None:
     """Lowers each path to XNNPACK, for one image at a time, and writes them as one program.
+
+    Where paths begin with the same nodes, batch norm being shared, a further method answers for
+    all domains on one image and computes what is common once: [1, 3, s, s] -> logits [1, classes]
+    of each of `metadata.alike()`. It adds little to the file: its weights are there already.
 
     calibration: images [n, 3, s, s] of each domain, to quantise its path to INT8 by.
 
@@ -43,6 +47,11 @@ def write_executorch(
                 programs[domain] = torch.export.export(path, (torch.zeros(1, 3, side, side),))
             else:
                 programs[domain] = quantised_program(path, calibration[domain])
+        alike = metadata.alike()
+        every = PlainPaths({domain: paths[domain] for domain in alike}).eval()
+        if calibration is None and every.has_common_work:
+            side = metadata.domain(alike[0]).image_size
+            programs[TOGETHER] = torch.export.export(every, (torch.zeros(1, 3, side, side),))
         program = to_edge_transform_and_lower(
             programs,
             partitioner=[XnnpackPartitioner()],

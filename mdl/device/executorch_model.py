@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mdl.device.metadata import KEY, Metadata
+from mdl.device.metadata import KEY, TOGETHER, Metadata
 from mdl.device.onnx_model import Logits
 from mdl.device.preparation import Colours
 from mdl.device.quiet import quietly
@@ -35,7 +35,8 @@ class ExecutorchModel:
                 "pip install -c constraints.txt -e '.[device]'"
             ) from error
         self._program: Any = Runtime.get().load_program(file)
-        self.domains = sorted(name for name in self._program.method_names if name != KEY)
+        others = KEY, TOGETHER
+        self.domains = sorted(name for name in self._program.method_names if name not in others)
         if KEY not in self._program.method_names:
             raise UserError(
                 f"{file} holds no {KEY}; expected a file that python -m mdl.export wrote."
@@ -53,12 +54,37 @@ class ExecutorchModel:
 
     def logits(self, domain: str, colours: Colours) -> Logits:
         """Colours [n, 3, s, s] in 0 to 255 -> logits [n, classes]; one image at a time."""
-        import torch
+        return _executed(self.method(domain), colours, 0)
 
-        method = self.method(domain)
-        images = torch.from_numpy(colours).split(1)
-        rows = [method.execute((image,))[0].numpy() for image in images]
-        return np.concatenate(rows)
+    @property
+    def together(self) -> TogetherMethod | None:
+        """The method of all domains on one input; None where the file has none."""
+        if TOGETHER not in self._program.method_names:
+            return None
+        return TogetherMethod(self.method(TOGETHER), self._metadata)
+
+
+class TogetherMethod:
+    """The method of all domains on one input, in a .pte file of a network of shared batch norm."""
+
+    def __init__(self, method: Any, metadata: Metadata) -> None:
+        self.method, self._metadata = method, metadata
+        self.domains = metadata.alike()
+
+    def metadata(self, domain: str) -> Metadata:
+        """Raises UserError where there is no such domain."""
+        return self._metadata.of(domain)
+
+    def logits(self, domain: str, colours: Colours) -> Logits:
+        """Colours [n, 3, s, s] in 0 to 255 -> logits [n, classes]; one image at a time."""
+        return _executed(self.method, colours, self.domains.index(domain))
+
+
+def _executed(method: Any, colours: Colours, output: int) -> Logits:
+    import torch
+
+    images = torch.from_numpy(colours).split(1)
+    return np.concatenate([method.execute((image,))[output].numpy() for image in images])
 
 
 def use_threads(count: int) -> None:

@@ -12,6 +12,8 @@ from mdl.errors import UserError, nearest
 FORMAT = 1
 KEY = "metadata.json"
 """Its name within a file of a runtime; no domain's, which holds no dot."""
+TOGETHER = "all.domains"
+"""The name of what answers for all domains on one input; no domain's either."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ class Metadata:
     def of(self, *names: str) -> Metadata:
         """The same with these domains only."""
         return Metadata({name: self.domain(name) for name in names}, self.source)
+
+    def alike(self) -> list[str]:
+        """The domains that one input can serve: whose images have the sizes of the first one's."""
+        first = next(iter(self.domains.values())).sizes
+        return [name for name, of in self.domains.items() if of.sizes == first]
 
     def domain(self, name: str) -> DomainMetadata:
         """Raises UserError where there is no such domain."""

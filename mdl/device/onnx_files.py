@@ -13,7 +13,7 @@ from torch import nn
 from mdl.device.extra import lacks_extra
 from mdl.device.int8 import quantised_graph
 from mdl.device.metadata import KEY, Metadata
-from mdl.device.onnx_model import TOGETHER
+from mdl.device.onnx_model import ALL_DOMAINS
 from mdl.device.plain import PlainPath, PlainPaths
 from mdl.device.preparation import Colours
 from mdl.device.quiet import quietly
@@ -50,12 +50,12 @@ def write_onnx(
         if calibration is not None:
             model = quantised_graph(model, calibration[domain])
         models[f"{domain}.onnx"] = model
-    alike = of_one_size(metadata)
+    alike = metadata.alike()
     if together and len(alike) > 1 and calibration is None:
         every = PlainPaths({domain: paths[domain] for domain in alike})
         names = [f"logits_{domain}" for domain in alike]
         side = metadata.domain(alike[0]).image_size
-        models[TOGETHER] = _graph(every, side, names, metadata.of(*alike))
+        models[ALL_DOMAINS] = _graph(every, side, names, metadata.of(*alike))
     weights = _Weights()
     for model in models.values():
         weights.take(model)
@@ -69,12 +69,6 @@ def write_onnx(
     for name, model in models.items():
         write_bytes(folder / name, model.SerializeToString())
     return [folder / name for name in (WEIGHTS, *models)]
-
-
-def of_one_size(metadata: Metadata) -> list[str]:
-    """The domains that one input can serve: whose images have the sizes of the first one's."""
-    first = next(iter(metadata.domains.values())).sizes
-    return [name for name, of in metadata.domains.items() if of.sizes == first]
 
 
 def _graph(module: nn.Module, side: int, outputs: list[str], metadata: Metadata) -> Any:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mdl.device.metadata import KEY, Metadata
+from mdl.device.metadata import KEY, TOGETHER, Metadata
 from mdl.device.preparation import Colours
 from mdl.errors import UserError
 
-TOGETHER = "all.domains.onnx"
-"""The graph of all domains on one input; its stem is no domain's name, which holds no dot."""
+ALL_DOMAINS = f"{TOGETHER}.onnx"
+"""The graph of all domains on one input."""
 
 Logits = npt.NDArray[np.float32]
 
@@ -26,13 +26,13 @@ class OnnxModel:
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        if path.name == TOGETHER:
+        if path.name == ALL_DOMAINS:
             raise UserError(
                 f"{path} answers for all domains in one graph, which is for programs of your own "
                 f"(docs/on-device.md). Name its folder: {path.parent}"
             )
         files = sorted(path.glob("*.onnx")) if path.is_dir() else [path]
-        self._files = {file.stem: file for file in files if file.name != TOGETHER}
+        self._files = {file.stem: file for file in files if file.name != ALL_DOMAINS}
         if not self._files or not files[0].is_file():
             raise UserError(
                 f"No .onnx file at {path}; expected the folder, or one file of it, that "
@@ -68,7 +68,7 @@ class TogetherModel:
     """The graph of all domains on one input, in a folder of ONNX files."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = folder / TOGETHER
+        self._file = folder / ALL_DOMAINS
         self._session = open_session(self._file)
         self._outputs = [of.name for of in self._session.get_outputs()]
         self.domains = [name.removeprefix("logits_") for name in self._outputs]

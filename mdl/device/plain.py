@@ -192,24 +192,31 @@ class PlainPaths(nn.Module):
 
     def __init__(self, paths: Mapping[str, PlainPath]) -> None:
         super().__init__()
-        self.paths = nn.ModuleList(paths.values())
         # told apart here: while a graph is traced, modules are passing proxies whose ids recur
         numbers: dict[nn.Module, int] = {}
         self.numbers = [
             [numbers.setdefault(step, len(numbers)) for step in path.steps.values()]
             for path in paths.values()
         ]
+        # each once: exporters keep a tensor for each of its names
+        self.steps = nn.ModuleList(numbers)
+
+    @property
+    def has_common_work(self) -> bool:
+        """Whether two paths begin with the same node."""
+        firsts = {tuple(numbers[:2]) for numbers in self.numbers}
+        return len(firsts) < len(self.numbers)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Colours [n, 3, s, s] in 0 to 255 -> logits [n, classes] of each domain."""
         known: dict[tuple[int, ...], Tensor] = {(): x}
         logits = []
-        for path, numbers in zip(self.paths, self.numbers, strict=True):
+        for numbers in self.numbers:
             so_far: tuple[int, ...] = ()
-            for step, number in zip(cast(PlainPath, path).steps.values(), numbers, strict=True):
+            for number in numbers:
                 after = (*so_far, number)
                 if after not in known:
-                    known[after] = step(known[so_far])
+                    known[after] = self.steps[number](known[so_far])
                 so_far = after
             logits.append(known[so_far])
         return logits

@@ -1,7 +1,6 @@
 """Chains of plain convolutions compute what the trained network does."""
 
 import random
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -85,6 +84,14 @@ def test_one_image_through_all_gives_what_each_path_gives(
             assert torch.equal(together, chain(x))
 
 
+def test_each_tensor_of_all_paths_has_one_name(space: SearchSpace) -> None:
+    """Exporters keep a tensor for each of its names."""
+    paths = draw_paths(space, 4)
+    every = PlainPaths(chains(trained(space, paths, "shared"), paths, FOLDED))
+    places = [tensor.data_ptr() for tensor in every.state_dict().values()]
+    assert len(places) == len(set(places)) > 10
+
+
 def test_paths_are_told_apart_while_a_graph_is_traced(
     space: SearchSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,16 +106,16 @@ def test_paths_are_told_apart_while_a_graph_is_traced(
 
     proxy = Proxy()
 
-    def handed_out(of: nn.ModuleDict) -> Iterator[Proxy]:
-        for proxy.step in of._modules.values():  # type: ignore[assignment]
-            yield proxy
+    def handed_out(of: nn.ModuleList, number: int) -> Proxy:
+        proxy.step = of._modules[str(number)]  # type: ignore[assignment]
+        return proxy
 
     paths = draw_paths(space, 2)
     apart, x = chains(trained(space, paths), paths, FOLDED), colours()
     together = PlainPaths(apart)
     with torch.no_grad():
         expected = [chain(x) for chain in apart.values()]
-        monkeypatch.setattr(nn.ModuleDict, "values", handed_out)
+        monkeypatch.setattr(nn.ModuleList, "__getitem__", handed_out)
         assert all(map(torch.equal, together(x), expected))
 
 
