@@ -170,11 +170,14 @@ def memory(folder: Path, domains: list[str]) -> Table:
     cases = {f"one file ({kind}), ten methods": [folder / f"{kind}.pte"] for kind in _LOADED}
     for of, name in (("alone", "ten files of these paths"), ("bundle", "ten files of the bundle")):
         cases[name] = [folder / of / f"{domain}.pte" for domain in domains]
+    together = f"one file ({SHARED}), its method of all domains"
+    cases[together] = [folder / f"{SHARED}.pte"]
     rows = []
     for name, files in cases.items():
         found = []
         for cache in ([], ["--weights-cache"]):
             command = [sys.executable, "-m", "benchmarks.loaded", *map(str, files), *cache]
+            command += ["--together"] * (name == together)
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found.append(json.loads(done.stdout.splitlines()[-1])["MB"])
         rows.append([name, *(f"{of:.1f}" for of in found)])

@@ -1,9 +1,10 @@
 """What .pte files take of memory once each of their methods has run.
 
-    python -m benchmarks.loaded FILE ... [--weights-cache]
+    python -m benchmarks.loaded FILE ... [--weights-cache] [--together]
 
 Prints JSON: MB that became the process's own, and the sum of a logit of each method, which the
-cache must not change. XNNPACK packs the weights of each method for itself; with its weights cache
+cache must not change. --together: of the method of all domains alone, which then answers for all
+(of batch norm shared). XNNPACK packs the weights of each method for itself; with its weights cache
 those of equal weights and bias once. Needs g++ (module.cpp).
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from mdl.device.executorch_model import ExecutorchModel, use_threads
+from mdl.device.metadata import TOGETHER
 from mdl.device.quiet import quietly
 
 _SOURCE = Path(__file__).with_name("module.cpp")
@@ -30,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE")
     parser.add_argument("--weights-cache", action="store_true")
+    parser.add_argument("--together", action="store_true")
     options = parser.parse_args()
     told = [ExecutorchModel(file) for file in options.files]
     methods = [
@@ -37,6 +40,8 @@ def main() -> None:
         for file, of in zip(options.files, told, strict=True)
         for domain in of.domains
     ]
+    if options.together:
+        methods = [(file, TOGETHER, side) for file, side in {f: s for f, _, s in methods}.items()]
     use_threads(1)
     library = _library()
     first = methods[0]
