@@ -30,7 +30,11 @@ class Point:
 
 @styled
 def trade_off_figure(points: Sequence[Point], split: str) -> Figure:
-    """A panel per cost, with a logarithmic axis."""
+    """A panel per cost, with a logarithmic axis.
+
+    Points far below the others (`accuracy_floor`) are marked at the lower edge, with their value.
+    """
+    floor = accuracy_floor([point.accuracy for point in points])
     names = list(dict.fromkeys(point.group or point.label for point in points))
     styles, costs = domain_styles(names), list(points[0].costs)
     columns = -(-len(names) // _MOST_LEGEND_ROWS)
@@ -41,8 +45,14 @@ def trade_off_figure(points: Sequence[Point], split: str) -> Figure:
     for axes, cost in zip(panels, costs, strict=True):
         for name in names:
             curve = [point for point in points if (point.group or point.label) == name]
-            _draw_curve(axes, curve, cost, name, styles[name])
+            shown = [point for point in curve if floor is None or point.accuracy >= floor]
+            _draw_curve(axes, shown, cost, name, styles[name])
+            for point in curve:
+                if point not in shown:
+                    _mark_below(axes, point.costs[cost], point.accuracy, styles[name])
         _set_axis(axes, [point.costs[cost] for point in points], cost)
+    if floor is not None:
+        panels[0].set_ylim(bottom=100 * floor)
     panels[0].set_ylabel(f"mean {split} top-1, %")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", ncol=columns)
@@ -63,6 +73,33 @@ def _draw_curve(
         linewidth=1.3,
         elinewidth=0.9,
         label=name,
+    )
+
+
+def accuracy_floor(accuracies: Sequence[float]) -> float | None:
+    """Where the axis has to begin for most points to be told apart; None: at the lowest one.
+
+    Up to a quarter of the points are left below, where they are farther below the others than these
+    are from each other.
+    """
+    ordered = sorted(accuracies)
+    for below in range(len(ordered) // 4, 0, -1):
+        lowest, span = ordered[below], ordered[-1] - ordered[below]
+        if lowest - ordered[below - 1] > span > 0:
+            return lowest - span / 4
+    return None
+
+
+def _mark_below(axes: Axes, cost: float, accuracy: float, style: DomainStyle) -> None:
+    axes.annotate(
+        f"{100 * accuracy:.1f}",
+        xy=(cost, 0.0),
+        xytext=(cost, 0.12),
+        xycoords=("data", "axes fraction"),
+        textcoords=("data", "axes fraction"),
+        ha="center",
+        color=style.colour,
+        arrowprops={"arrowstyle": "-|>", "color": style.colour},
     )
 
 
