@@ -49,6 +49,7 @@ def choose_architecture(recipe: Recipe, domains: Mapping[str, Domain]) -> Archit
     chosen = choose[recipe.retrain.paths](recipe, domains)
     noted = normalisation(recipe, domains, _backbone_of(recipe))
     source = {key: of for key, of in chosen.source.items() if key != "normalisation"}
+    source["num_classes"] = count_classes(domains)  # for reports, wherever the data are by then
     return replace(chosen, source=source if noted is None else source | {"normalisation": noted})
 
 

@@ -27,6 +27,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,6 +50,7 @@ from mdl.device.torch_files import (
 )
 from mdl.errors import UserError, nearest
 from mdl.results.table import Table, percent
+from mdl.run_folder import read_object
 from mdl.space.architecture import Architecture
 from mdl.trained import Trained
 from mdl.trainer import quiet
@@ -92,6 +94,7 @@ def main(arguments: Sequence[str]) -> None:
     trained = Trained.open(options.run, options.checkpoint)
     domains = _chosen(options.domains, list(trained.metadata.domains))
     out = options.out or trained.folder.path / "export"
+    _known_record(out / _RECORD)  # a damaged one is told now
     exported = export(trained, domains, options.to, out, options.batch_norm, options.images)
     size_table(exported).print()
     agreement_table(exported).print()
@@ -167,8 +170,7 @@ def _check_agreement(exported: Sequence[Exported], record: Path) -> None:
     if wrong:
         removed = {file for of in exported if of.target in wrong for file in of.files}
         gone = {of.target for of in exported if removed.intersection(of.files)}
-        if record.is_file():
-            known = json.loads(record.read_text(encoding="utf-8"))
+        if known := _known_record(record):
             known["exports"] = {t: of for t, of in known["exports"].items() if t not in gone}
             write_text(record, json.dumps(known, indent=1) + "\n")
         raise UserError(
@@ -257,7 +259,7 @@ def agreement_table(exported: Sequence[Exported]) -> Table:
 def _write_record(file: Path, trained: Trained, exported: Sequence[Exported]) -> None:
     """Beside what the file says of other exports of the same checkpoint, which stays."""
     head = {"source": dict(trained.metadata.source), "torch": torch.__version__}
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    known = _known_record(file)
     earlier = known["exports"] if head.items() <= known.items() else {}
     content = head | {
         "exports": earlier
@@ -272,6 +274,14 @@ def _write_record(file: Path, trained: Trained, exported: Sequence[Exported]) ->
         },
     }
     write_text(file, json.dumps(content, indent=1) + "\n")
+
+
+def _known_record(file: Path) -> dict[str, Any]:
+    """What the file says; empty where it is not there. Raises UserError where it is damaged."""
+    if not file.is_file():
+        return {}
+    record = read_object(file, "a record of exports", "exports that are made from now on make it")
+    return record if isinstance(record.get("exports"), dict) else {}
 
 
 def _chosen(wanted: Sequence[str] | None, known: list[str]) -> list[str]:

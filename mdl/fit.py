@@ -213,6 +213,8 @@ def _write_product(recipe: Recipe, fitted: Fitted) -> None:
             "image_size": image_sizes(recipe.data, module.domains),
             "num_classes": module.num_classes,
         }
+        if fitted.trainer.global_step < recipe.trainer.max_steps:
+            source["stopped_early"] = True  # by a callback
         architecture = module.architecture(source)
         if fitted.trainer.is_global_zero:
             architecture.write(folder.architecture_file)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ from mdl.errors import UserError
 from mdl.recipe_files import load_recipe
 from mdl.results.table import Table
 from mdl.space.latency import LatencyTable
-from mdl.whole_files import write_text
+from mdl.whole_files import disk_faults_told, write_text
 
 _CHECKED, _REPEATS, _WITHIN = 30, 100, 0.10
 
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str]) -> None:
                 f"data.per_domain.{name}.image_size is {of.image_size}, data.image_size is "
                 f"{recipe.data.image_size}; a table is of one size. Measure them one by one."
             )
+    _check_writable(options.out)
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         table, checks = profile(
@@ -65,10 +67,18 @@ def main(arguments: Sequence[str]) -> None:
     block_table(table).print()
     print(in_words(checks))
     print(f"Table: {options.out}")
-    print(
-        f"Next: python -m mdl.fit {' '.join(options.recipe)} search.cost=latency "
-        f"search.latency.file={options.out} search.latency.budget=MILLISECONDS"
-    )
+    words = [*options.recipe, "search.cost=latency", f"search.latency.file={options.out}"]
+    print(f"Next: python -m mdl.fit {shlex.join(words)} search.latency.budget=MILLISECONDS")
+
+
+def _check_writable(file: Path) -> None:
+    """Raises UserError where a table could not be written: before minutes of measuring."""
+    if file.is_dir():
+        raise UserError(f"--out is {file}, a folder; expected the name of a file for the table.")
+    with disk_faults_told(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
 
 
 def block_table(table: LatencyTable) -> Table:

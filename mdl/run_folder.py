@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -193,15 +193,23 @@ class RunFolder:
 
     def is_finished(self, phase: str, max_steps: int) -> bool:
         """Whether the phase's product was made: after all steps, or after a callback's stop."""
-        return self.scores().get("stopped_early", False) or self.finished_steps(phase) >= max_steps
+        if phase == "retrain":
+            stopped_early = self.scores().get("stopped_early", False)
+        else:
+            stopped_early = self._product().get("stopped_early", False)
+        return stopped_early or self.finished_steps(phase) >= max_steps
 
     def finished_steps(self, phase: str) -> int:
         """After how many steps the phase's product was made; 0 where it is not there."""
         if phase == "retrain":
             return int(self.scores().get("step", 0))
+        return int(self._product().get("step", 0))
+
+    def _product(self) -> Mapping[str, Any]:
+        """What a search's architecture says of its making; empty where it is not there."""
         if not self.architecture_file.is_file():
-            return 0
-        return int(Architecture.read(self.architecture_file).source.get("step", 0))
+            return {}
+        return Architecture.read(self.architecture_file).source
 
     def recorded_step(self) -> int:
         """The step of the last record in the metrics file; 0 where there is none."""

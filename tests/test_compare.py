@@ -169,6 +169,49 @@ def test_a_run_that_fails_is_shown_and_the_others_go_on(
     assert list(finished(file)) == ["common-seed0"]
 
 
+def test_a_run_that_ends_and_is_not_finished_is_not_started_for_ever(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mdl.comparison.runner.Training", FailingSearches)
+    monkeypatch.setattr("mdl.comparison.runner.stop", lambda trainings: None)
+    monkeypatch.setattr(FailingSearches, "failure", 0)
+    with pytest.raises(SystemExit):
+        compare.main([str(file), "workers=1"])
+    assert "a_search-seed0: ended, and is not finished" in capsys.readouterr().out
+    assert list(finished(file)) == ["common-seed0"]
+
+
+def test_what_went_on_while_nobody_looked_has_no_time(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A runner that was killed has left a training, which ended by itself."""
+    monkeypatch.setattr("mdl.comparison.runner.Training", FailingSearches)
+    monkeypatch.setattr("mdl.comparison.runner.stop", lambda trainings: None)
+    runner = Runner(read_comparison([str(file)]), print, "")
+    claim(load_recipe(runner.plan.jobs["common-seed0"].words))
+    left = runner.record() | {"running": ["common-seed0"], "seconds": {"common-seed0": 3.0}}
+    folder_of(file).write_record(left)
+    for _ in range(2):
+        with pytest.raises(UserError):  # of the searches
+            compare.main([str(file)])
+        assert "common-seed0" not in folder_of(file).record()["seconds"]
+
+
+def test_what_only_a_try_that_may_lose_needs_is_not_begun(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = yaml.safe_load(file.read_text())
+    content["runs"] |= {"b_search": {}}
+    content["rows"]["found"] = {"tries": [{"search": "a_search"}, {"search": "b_search"}]}
+    content["seeds"] = [0, 1]
+    file.write_text(yaml.safe_dump(content))
+    runner = Runner(read_comparison([str(file)]), print, "")
+    wanted = runner._wanted(runner.unfinished)
+    assert {"a_search-seed0", "b_search-seed0", "common-seed1"} <= wanted
+    assert not {"a_search-seed1", "found-seed1"} & wanted
+    assert "a_search-seed1" in [job.name for job in runner.unfinished]
+
+
 def test_a_plan_is_shown_and_nothing_is_begun(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

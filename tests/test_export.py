@@ -113,9 +113,10 @@ def test_one_method_answers_for_all_domains_where_batch_norm_is_shared(
 
 
 def test_a_part_of_the_domains_is_exported_by_itself(finished_run: Path, tmp_path: Path) -> None:
-    (tmp_path / "onnx").mkdir()
-    (tmp_path / "onnx" / "birds.onnx").write_bytes(b"a graph over the weights that were there")
     words = ["--domains", "types", "--out", str(tmp_path), "--images", "3", "--to"]
+    export.main([str(finished_run), *words, "safetensors", "onnx"])
+    # of another export, over the weights that were there
+    shutil.copy(tmp_path / "onnx" / "types.onnx", tmp_path / "onnx" / "birds.onnx")
     export.main([str(finished_run), *words, "safetensors", "onnx"])
     assert OnnxModel(tmp_path / "onnx").domains == ["types"]
     export.main([str(finished_run), *words, "safetensors"])
@@ -123,6 +124,23 @@ def test_a_part_of_the_domains_is_exported_by_itself(finished_run: Path, tmp_pat
     assert set(known) == {"safetensors", "onnx"}  # of the same checkpoint
     with pytest.raises(UserError, match="did you mean 'cars'"):
         export.main([str(finished_run), "--domains", "car"])
+
+
+def test_graphs_and_weights_of_others_are_not_written_over(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    words = [str(finished_run), "--domains", "types", "--out", str(tmp_path), "--to", "onnx"]
+    other = tmp_path / "onnx" / "other.onnx"
+    other.parent.mkdir()
+    for file in (other, tmp_path / "onnx" / "weights.bin"):
+        file.write_bytes(b"of another project")
+        with pytest.raises(UserError, match=r"--out, or move it away"):
+            export.main(words)
+        assert file.read_bytes() == b"of another project"
+        file.unlink()
+    (tmp_path / "export.json").write_text('{"exports": {')
+    with pytest.raises(UserError, match=r"export\.json cannot be read as a record of exports"):
+        export.main(words)
 
 
 def test_a_model_that_answers_otherwise_is_removed(

@@ -541,6 +541,21 @@ def test_early_stopping_ends_a_run_that_is_then_finished(
     assert "is finished: 12 steps" in capsys.readouterr().out
 
 
+def test_a_search_that_a_callback_stops_is_finished_then(
+    small_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [SEARCH, *small_run, "trainer.max_steps=100000", "name=stopped"]
+    words.append(
+        "callbacks.clock={class: lightning.pytorch.callbacks.Timer, duration: '00:00:00:01'}"
+    )
+    fit.main(words)
+    step = Architecture.read(run_of(small_run, "stopped") / "architecture.json").source["step"]
+    assert 0 < step < 100000
+    capsys.readouterr()
+    fit.main(words)
+    assert f"is finished: {step} steps" in capsys.readouterr().out
+
+
 def test_a_checkpoint_of_another_run_is_refused(searched: Path, small_run: list[str]) -> None:
     other = run_of(small_run, "other")
     fit.main([SEARCH, *small_run, "name=other", "seed=4"])

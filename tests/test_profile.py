@@ -113,3 +113,13 @@ def test_what_does_not_fit_is_refused(
     with pytest.raises(UserError, match=said):
         fit.main([SEARCH, *small_run, *start, *words])
     assert not run_of(small_run, "mpnas_search").exists()
+
+
+def test_a_table_that_could_not_be_written_is_told_before_anything_is_measured(
+    small_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profile, "profile", lambda *_: pytest.fail("it measured"))
+    (tmp_path / "file").write_text("")
+    for out, told in ((tmp_path, "a folder; expected the name"), (tmp_path / "file/x", "written")):
+        with pytest.raises(UserError, match=told):
+            profile.main([SEARCH, *small_run, "--runtime", "eager-cpu", "--out", str(out), *WORDS])

@@ -87,6 +87,7 @@ class Comparison:
     def __post_init__(self) -> None:
         self._check_numbers()
         self._check_names()
+        self._check_settings()
         for name in self.entries:
             self._check_needs(name, ())
 
@@ -125,6 +126,21 @@ class Comparison:
             if run.phase not in ("search", "retrain"):
                 raise UserError(
                     f"runs.{name}.phase is '{run.phase}'; expected 'search' or 'retrain'."
+                )
+
+    def _check_settings(self) -> None:
+        """Raises UserError where a setting is one that the comparison gives to each run."""
+        settings = [*self.settings, *self.search_settings, *self.retrain_settings, *self.overrides]
+        for run in self.runs.values():
+            settings += run.settings
+        for row in self.rows.values():
+            settings += row.settings
+            settings += [word for one in row.tries for word in one.settings]
+        for word in settings:
+            if word.partition("=")[0] in ("name", "runs_dir", "seed"):
+                raise UserError(
+                    f"A setting is {word}, which the comparison itself gives to each of its runs. "
+                    "Take it away; seeds and draws say what runs are repeated with."
                 )
 
     def _check_names(self) -> None:

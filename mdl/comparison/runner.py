@@ -44,6 +44,7 @@ class Runner:
         self.folder = ComparisonFolder(comparison.folder)
         # of each job, over all of its starts
         self.seconds: dict[str, float] = self.folder.record().get("seconds", {})
+        self.untimed: set[str] = set()  # jobs that went on while nobody looked
         self.failed: dict[str, int] = {}  # job -> exit status
         self._recipes: dict[tuple[str, ...], Recipe] = {}
         self._checked: set[tuple[str, ...]] = set()  # words of runs that have begun with them
@@ -82,7 +83,10 @@ class Runner:
         with self.folder.claimed() as lock:
             try:
                 # another process may have worked on it until now
-                self.seconds = self.folder.record().get("seconds", {})
+                before = self.folder.record()
+                self.seconds = before.get("seconds", {})
+                # what ran when the record was last written was left by a runner that was killed
+                self.untimed = {*before.get("untimed", ()), *before.get("running", ())}
                 self.look()
                 self._write_record()
                 self.tell(self.state())
@@ -146,10 +150,12 @@ class Runner:
         """Starts what can be started, as far as there are workers."""
         if len(self._running) == self.comparison.workers:
             return  # without a look at every folder
-        for job in self.unfinished:
+        left = self.unfinished
+        wanted = self._wanted(left)
+        for job in left:
             if len(self._running) == self.comparison.workers:
                 return
-            if job.name in self._running or not self._can_start(job):
+            if job.name not in wanted or job.name in self._running or not self._can_start(job):
                 continue
             self._check(job)
             folder = self.folder.run(job.name)
@@ -157,11 +163,20 @@ class Runner:
             self._first_steps[job.name] = at
             if at == 0:
                 self.seconds.pop(job.name, None)  # of a run whose folder was removed
+                self.untimed.discard(job.name)
             self._running[job.name] = Training(
                 [*job.words, *self._flags], log, self.comparison.threads, lock.fileno()
             )
             note_processes(lock, [os.getpid(), *(of.pid for of in self._running.values())])
             self.tell(f"{job.name}: " + (f"goes on at step {at}" if at else "started"))
+
+    def _wanted(self, left: Sequence[Job]) -> set[str]:
+        """Of the jobs that are left those that are to be run whichever tries are chosen."""
+        wanted: set[str] = set()
+        for job in reversed(left):  # each before what it needs
+            if not job.undecided and (job.entry in self.comparison.rows or job.name in wanted):
+                wanted |= {job.name, *job.needs}
+        return wanted
 
     def _can_start(self, job: Job) -> bool:
         needs = [self.plan.jobs[name] for name in job.needs]
@@ -178,11 +193,18 @@ class Runner:
                 self.failed[name] = status
                 lines = "".join(f"\n    {line}" for line in training.last_lines())
                 self.tell(f"{name}: failed with status {status} ({training.log}):{lines}")
-            else:
-                self.look()
+            elif self._is_done(name):
                 self.tell(f"{name}: finished after {duration(self.seconds[name])}")
+            else:  # it would be started again and again
+                self.failed[name] = 1
+                self.tell(f"{name}: ended, and is not finished ({training.log})")
             self._write_record()
             self.tell(self.state())
+
+    def _is_done(self, name: str) -> bool:
+        self.look()
+        job = self.plan.jobs.get(name)  # what lost to another try is there no more
+        return job is None or job.undecided != () or self.is_finished(job)
 
     def _take_seconds(self, name: str) -> None:
         training = self._running.pop(name)
@@ -297,8 +319,11 @@ class Runner:
             "bars": [list(rows) for rows in of.bars],
             "rows": rows,
             "jobs": jobs,
+            "running": sorted(running),
+            "untimed": sorted(self.untimed),
             "seconds": {
                 name: self.seconds.get(name, 0.0) + seconds.get(name, 0.0)
                 for name in {**self.seconds, **seconds}
+                if name not in self.untimed
             },
         }

@@ -108,6 +108,7 @@ class Cache:
             keep_through_power_cut(beside)
             os.replace(beside, target)
         finally:
+            beside.unlink(missing_ok=True)  # of a fetch that was interrupted: none counts it
             room.unlink(missing_ok=True)
 
     def read(self, file: str, size: int, sha256: str, offset: int, count: int) -> bytes:

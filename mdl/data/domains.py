@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -92,6 +93,7 @@ class Domain:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             domain = replace(cls._from_content(content, folder), cache=cache)
+            domain._check_types()
         except FileNotFoundError as error:
             raise UserError(
                 f"No {FILE} in {folder}. Pack the images first: python -m mdl.pack folders DIR OUT"
@@ -128,6 +130,16 @@ class Domain:
         }
         values["shards"] = tuple(Shard(**shard) for shard in content["shards"])
         return Split(**values)
+
+    def _check_types(self) -> None:
+        """Raises ValueError for what only a hand could have written."""
+        numbers = (*self.mean, *self.std, self.size)
+        if not all(isinstance(of, int | float) and math.isfinite(of) for of in numbers):
+            raise ValueError("a mean, std or size that is no number")
+        if not all(of > 0 for of in (*self.std, self.size)):
+            raise ValueError("a std or size that is not above 0")
+        if not isinstance(self.flip, bool) or not isinstance(self.name, str):
+            raise ValueError("a flip that is not true or false, or a name that is no text")
 
     def _check(self) -> None:
         file = self.folder / FILE

@@ -76,7 +76,7 @@ def read_folders(root: Path) -> list[FolderDomain]:
         )
     if not folders:
         raise UserError(f"{root} holds no folders; expected {root}/<domain>/<split>/<class>/*.")
-    if any(_holds_images(folder) for folder in folders):
+    if any(_holds_images(folder) and not (folder / "train").is_dir() for folder in folders):
         raise UserError(
             f"{root} holds the classes of one domain; expected a folder of domains. "
             f"Give its parent: python -m mdl.pack folders {root.parent} OUT"
@@ -103,6 +103,8 @@ def _read_domain(folder: Path) -> FolderDomain:
             )
     classes = _class_names(splits["train"])
     images, ignored = {}, Counter[str]()
+    if loose := sum(map(_is_image, folder.iterdir())):
+        ignored[f"images in {folder.name}/ itself, in no split"] += loose
     for sub in inner:
         if sub.name not in SPLITS:
             ignored[f"folder '{sub.name}', which is no split"] += 1
@@ -173,7 +175,7 @@ def _class_name(folder: Path) -> str:
 
 def _read_classes(folder: Path, classes: tuple[str, ...], ignored: Counter[str]) -> list[FileImage]:
     images = []
-    loose = [file for file in folder.iterdir() if file.suffix.lower() in EXTENSIONS]
+    loose = [file for file in folder.iterdir() if _is_image(file)]
     if loose:
         ignored[f"images in {folder.name}/ itself, in no class folder"] += len(loose)
     label_of = {name: label for label, name in enumerate(classes)}
@@ -186,7 +188,7 @@ def _read_classes(folder: Path, classes: tuple[str, ...], ignored: Counter[str])
                 f"{', ...' if len(classes) > 5 else ''}. Add training images of it or remove it."
             )
         for file in sorted(class_folder.iterdir()):
-            if file.suffix.lower() in EXTENSIONS:
+            if _is_image(file):
                 images.append(FileImage(file, label))
             elif not file.name.startswith("."):
                 ignored[f"files '{file.suffix or file.name}', which are no images"] += 1
@@ -194,7 +196,12 @@ def _read_classes(folder: Path, classes: tuple[str, ...], ignored: Counter[str])
 
 
 def _holds_images(folder: Path) -> bool:
-    return any(file.suffix.lower() in EXTENSIONS for file in folder.iterdir())
+    return any(map(_is_image, folder.iterdir()))
+
+
+def _is_image(file: Path) -> bool:
+    """By its name; some systems lay hidden files beside images, named as they are."""
+    return file.suffix.lower() in EXTENSIONS and not file.name.startswith(".")
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from mdl.device.onnx_model import ALL_DOMAINS
 from mdl.device.plain import PlainPath, PlainPaths
 from mdl.device.preparation import Colours
 from mdl.device.quiet import quietly
+from mdl.errors import UserError
 from mdl.whole_files import write_bytes, write_whole
 
 WEIGHTS = "weights.bin"
@@ -41,8 +42,10 @@ def write_onnx(
     calibration: images [n, 3, s, s] of each domain, to quantise its graph to INT8 by.
     together: whether there is a graph of all domains; there is none in INT8.
 
-    Raises UserError where onnx or onnxscript is not installed.
+    Raises UserError where onnx or onnxscript is not installed, or the folder holds graphs or
+    weights of others.
     """
+    _check_own(folder)
     models = {}
     for domain, path in paths.items():
         side = metadata.domain(domain).image_size
@@ -69,6 +72,24 @@ def write_onnx(
     for name, model in models.items():
         write_bytes(folder / name, model.SerializeToString())
     return [folder / name for name in (WEIGHTS, *models)]
+
+
+def _check_own(folder: Path) -> None:
+    """Raises UserError where a folder holds what no export wrote: it would be lost."""
+    own = 0
+    for file in sorted(folder.glob("*.onnx")):
+        # told by the bytes of the file: it may be damaged
+        if KEY.encode() not in file.read_bytes():
+            raise UserError(
+                f"{file} is no graph of an export, and exports take the folder for themselves. "
+                "Choose another with --out, or move it away."
+            )
+        own += 1
+    if not own and (folder / WEIGHTS).is_file():
+        raise UserError(
+            f"{folder / WEIGHTS} lies beside no graph of an export, and would be written over. "
+            "Choose another folder with --out, or move it away."
+        )
 
 
 def _graph(module: nn.Module, side: int, outputs: list[str], metadata: Metadata) -> Any:

@@ -145,11 +145,28 @@ class Compared:
         return list(dict.fromkeys(names))
 
     def difference(self, row: ComparedRow) -> Spread | None:
-        """The main row's mean top-1 minus a row's, paired by seed."""
+        """The main row's mean top-1 minus a row's, over the domains of both, paired by seed."""
         main = self.row("main")
         if main is None or main.name == row.name:
             return None
-        return paired(main.means, row.means)
+        ours, theirs = main.accuracy, row.accuracy
+        both = {
+            seed: [domain for domain in ours[seed] if domain in theirs[seed]]
+            for seed in ours
+            if seed in theirs
+        }
+        return paired(
+            {
+                seed: fmean(ours[seed][of] for of in common)
+                for seed, common in both.items()
+                if common
+            },
+            {
+                seed: fmean(theirs[seed][of] for of in common)
+                for seed, common in both.items()
+                if common
+            },
+        )
 
 
 def _split(record: Mapping[str, Any], runs: Mapping[str, Run]) -> str:

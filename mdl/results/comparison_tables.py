@@ -47,6 +47,11 @@ def _accuracy_note(compared: Compared) -> str:
             " Differences are in points, paired by seed, with the 95 % interval of their mean by "
             "Student's t."
         )
+    if any(set(row.domains) != set(compared.domains) for row in compared.rows.values()):
+        note += (
+            " Methods have different domains: each mean is over a method's own, differences are "
+            "over those that both have."
+        )
     if baseline is not None:
         note += (
             f" Multi-task delta: mean over the domains of the relative change against "

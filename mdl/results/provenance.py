@@ -11,6 +11,8 @@ from mdl.results.run import Run
 from mdl.results.table import Table
 from mdl.space.search_space import SearchSpace
 
+_NOT_TOLD = "normalisation", "num_classes"
+
 
 def origin_table(runs: Sequence[Run]) -> Table:
     """A column per run: recipe, seed, steps, data, space."""
@@ -24,7 +26,7 @@ def _facts(run: Run) -> dict[str, str]:
     scored = {str(scores.get("checkpoint_step", "-")) for scores in run.scores.values()}
     found_by = f"{source.get('run', '-')}, step {source.get('step', '-')}"
     if "paths" in source:  # not by a search
-        told = {k: of for k, of in source.items() if of is not None and k != "normalisation"}
+        told = {k: of for k, of in source.items() if of is not None and k not in _NOT_TOLD}
         found_by = ", ".join(f"{key}: {of}" for key, of in told.items())
     return {
         "recipe": recipe.name,

@@ -8,6 +8,7 @@ from typing import Any
 
 import rich.table
 from rich.console import Console
+from rich.markup import escape
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,14 @@ class Table:
         return ["left", *["left" if self.in_words else "right"] * (len(self.columns) - 1)]
 
     def print(self, console: Console | None = None) -> None:
-        table = rich.table.Table(title=self.title)
+        # names and settings may hold brackets, which rich would take for markup
+        table = rich.table.Table(title=escape(self.title))
         for column, justify in zip(self.columns, self.justify, strict=True):
             first = not table.columns  # names stay whole where the terminal is narrow
             look: dict[str, Any] = {"justify": justify, "no_wrap": first, "overflow": "fold"}
-            table.add_column(column, **look)
+            table.add_column(escape(column), **look)
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         # into a file or a pipe, no number is broken for want of columns
         width = None if sys.stdout.isatty() else 160
         (console or Console(width=width)).print(table)

@@ -7,6 +7,7 @@ file from a device of their own: it is JSON, a line per layer.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
@@ -103,12 +104,18 @@ class LatencyTable:
                 {block: float(ms["layers"][layer.name][str(block)]) for block in layer.blocks}
                 for layer in space.layers
             )
+            fixed, per_class = float(ms["fixed"]), float(ms["per_class"])
+            for number in (of for layer in blocks for of in layer.values()):
+                if not 0 <= number < math.inf:
+                    raise ValueError(f"a block of {number} milliseconds")
+            if not math.isfinite(fixed + per_class):
+                raise ValueError("fixed or per_class is no number")
             return cls(
                 space,
                 content["runtime"],
                 content["image_size"],
-                float(ms["fixed"]),
-                float(ms["per_class"]),
+                fixed,
+                per_class,
                 blocks,
                 content.get("source", {}),
             )

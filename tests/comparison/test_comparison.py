@@ -48,6 +48,12 @@ def test_the_first_seed_is_tuned_on_where_no_other_is_said(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"settings": ["seed=3"]}, "A setting is seed=3, which the comparison itself gives"),
+        (
+            {"rows": {"first": {"search": "a_search", "tries": [["seed=1"], ["seed=2"]]}}},
+            "A setting is seed=1",
+        ),
+        ({"runs": {"a_search": {"settings": ["name=x"]}, "b_search": {}}}, "A setting is name=x"),
         ({"sead": 1}, "Unknown key 'sead' in .*did you mean 'seeds'"),
         ({"rows": {}}, "has no rows"),
         ({"rows": None}, "has no rows"),

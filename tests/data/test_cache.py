@@ -244,6 +244,22 @@ def test_what_a_killed_process_left_half_fetched_makes_room(server: Server, tmp_
     assert not any(file.exists() for file in left)
 
 
+def test_a_fetch_that_is_interrupted_leaves_nothing(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = ShardImages(remote_only(server, "birds", tmp_path, 10**6), "train")
+
+    def interrupted(url: str, target: Path) -> None:
+        target.write_bytes(bytes(1000))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mdl.data.cache._download", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        images.read(0)
+    files = [file for file in (tmp_path / "cache" / "files").iterdir() if file.stat().st_size]
+    assert not [file for file in files if file.suffix in (".partial", ".room")]
+
+
 def test_a_page_instead_of_a_list_is_refused(server: Server, tmp_path: Path) -> None:
     (server.root / "domains.json").write_text("<html>Sign in</html>")
     with pytest.raises(UserError, match="domains.json is no list of domains"):

@@ -161,3 +161,14 @@ def test_what_a_domain_lacks_is_said_when_it_is_packed(
             pack.main([command, "https://example.org/data"])
         with pytest.raises(UserError, match="is one domain; expected a folder of domains"):
             pack.main([command, str(tmp_path / "out" / "d")])
+
+
+def test_hidden_files_and_a_stray_picture_are_no_images(tmp_path: Path) -> None:
+    """Some systems lay a hidden file beside each image, named as it is."""
+    for split in ("train", "val", "test"):
+        write_classes(tmp_path / "pets" / split, {"cat": 4, "dog": 3})
+    (tmp_path / "pets" / "train" / "cat" / "._0.png").write_bytes(b"of the system")
+    (tmp_path / "pets" / "preview.png").write_bytes(b"")
+    (domain,) = read_folders(tmp_path)
+    assert len(domain.images["train"]) == 7
+    assert domain.ignored["images in pets/ itself, in no split"] == 1

@@ -147,7 +147,11 @@ def test_tries_are_told_by_validation_and_the_losers_test_scores_by_nothing(
     tmp_path: Path,
 ) -> None:
     rows = CONTENT["rows"] | {
-        "found": {"label": "searched", "search": "a_search", "tries": [["seed=0"], ["seed=1"]]}
+        "found": {
+            "label": "searched",
+            "search": "a_search",
+            "tries": [["trainer.timeout=1"], ["trainer.timeout=2"]],
+        }
     }
 
     def scores(job: Job) -> dict[str, float]:
@@ -158,11 +162,24 @@ def test_tries_are_told_by_validation_and_the_losers_test_scores_by_nothing(
     table = tries_table(Compared.read(folder))
     assert table is not None
     assert table.rows == [
-        ["searched", "seed=0", "22.3", ""],
-        ["searched", "seed=1", "66.7", "chosen"],
+        ["searched", "trainer.timeout=1", "22.3", ""],
+        ["searched", "trainer.timeout=2", "66.7", "chosen"],
     ]
     accuracy = accuracy_table(Compared.read(folder))
     assert cells(accuracy, "searched")["test top-1, %"] == "56.7 ± 0.0"
+
+
+def test_a_difference_is_over_the_domains_that_both_methods_have(tmp_path: Path) -> None:
+    def scores(job: Job) -> dict[str, float]:
+        if job.entry == "common":
+            return {"birds": 0.9}
+        return {"birds": 0.95, "cars": 0.4, "types": 0.5}
+
+    compared = Compared.read(made(tmp_path, scores))
+    difference = compared.difference(compared.rows["common"])
+    assert difference is not None
+    assert difference.mean == pytest.approx(0.05)
+    assert "differences are over those that both have" in accuracy_table(compared).note
 
 
 def test_a_row_whose_tries_are_not_compared_shows_no_test_score(tmp_path: Path) -> None:

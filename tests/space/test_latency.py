@@ -1,5 +1,6 @@
 """The file of a space's latencies."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,10 @@ def test_what_is_no_table_is_refused(space: SearchSpace, tmp_path: Path) -> None
     for text in ("", "[]", whole[:-60], whole.replace(f'"{first}"', '"k9_e9"', 1)):
         file.write_text(text)
         with pytest.raises(UserError, match="is not a latency table"):
+            LatencyTable.read(file)
+    for wrong in ("-5.0", "NaN", "Infinity"):
+        file.write_text(re.sub(rf'"{first}": [\d.]+', f'"{first}": {wrong}', whole))
+        with pytest.raises(UserError, match="is not a latency table: ValueError: a block of"):
             LatencyTable.read(file)
     file.write_text(whole.replace('"format": 1', '"format": 7'))
     with pytest.raises(UserError, match="has format 7"):
