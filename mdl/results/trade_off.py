@@ -12,6 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from mdl.results.styles import DomainStyle, domain_styles, new_figure, styled
 
 _MOST_LEGEND_ROWS = 16
+_FAR = 4
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,13 @@ def _draw_curve(
 def accuracy_floor(accuracies: Sequence[float]) -> float | None:
     """Where the axis has to begin for most points to be told apart; None: at the lowest one.
 
-    Up to a quarter of the points are left below, where they are farther below the others than these
-    are from each other.
+    Up to a quarter of the points are left below, where they are many times farther below the others
+    than these are from each other.
     """
     ordered = sorted(accuracies)
     for below in range(len(ordered) // 4, 0, -1):
         lowest, span = ordered[below], ordered[-1] - ordered[below]
-        if lowest - ordered[below - 1] > span > 0:
+        if lowest - ordered[below - 1] > _FAR * span > 0:
             return lowest - span / 4
     return None
 

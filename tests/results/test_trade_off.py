@@ -16,7 +16,7 @@ def test_numbers_are_round() -> None:
     assert round_numbers(150, 3200) == [200, 500, 1000, 2000]
 
 
-@given(st.lists(st.floats(0.6, 0.7), min_size=4, max_size=20), st.floats(0.0, 0.4))
+@given(st.lists(st.floats(0.65, 0.7), min_size=4, max_size=20), st.floats(0.0, 0.4))
 def test_one_point_far_below_does_not_press_the_others_together(
     near: list[float], far: float
 ) -> None:
