@@ -34,7 +34,7 @@ report: $(READY) ## write the report of the retrained network
 compare: $(READY) ## run the table of methods of COMPARISON
 	$(BIN)/python -m mdl.compare $(COMPARISON) $(SETTINGS)
 
-bench: $(READY) ## measure speed, some half an hour
+bench: $(READY) ## measure speed, a quarter of an hour
 	$(BIN)/python -m benchmarks.speed $(if $(LIBMTL),--libmtl $(LIBMTL)) --table docs/results/speed-table.md
 
 test: $(READY) lint ## set up, lint, and pass the tests

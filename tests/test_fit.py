@@ -23,6 +23,7 @@ from mdl.data.shards import ShardImages
 from mdl.data.source import DomainSource
 from mdl.errors import UserError
 from mdl.recipe_files import dump_recipe, load_recipe
+from mdl.results.run import Run
 from mdl.run_folder import RunFolder
 from mdl.space.architecture import Architecture
 from mdl.training.base import MultiDomainModule
@@ -527,6 +528,7 @@ def test_early_stopping_ends_a_run_that_is_then_finished(
     fit.main([*words, "name=unbroken"])
     unbroken = run_of(small_run, "unbroken")
     assert json.loads((unbroken / "scores.json").read_text())["step"] == 12
+    assert Run.read(unbroken, "stopped").is_finished
     with dying_at(9):
         fit.main([*words, "name=broken"])
     with dying_at(12, "on_test_start"):

@@ -221,7 +221,7 @@ class Runner:
             if job.name in self._running:
                 made = self.folder.run(job.name).recorded_step() - self._first_steps[job.name]
                 seconds = self._running[job.name].seconds
-            elif self.is_finished(job) and job.name in self.seconds:
+            elif self.is_finished(job) and job.name in self.seconds.keys() - self.untimed:
                 made, seconds = self._steps(job), self.seconds[job.name]
             else:
                 continue

@@ -69,9 +69,9 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it is a retraining that made all of its steps."""
-        done = self.folder.scores().get("step", 0)
-        return self.is_retraining and bool(done >= self.recipe.trainer.max_steps)
+        """Whether it is a retraining that made all of its steps, or was stopped by a callback."""
+        max_steps = self.recipe.trainer.max_steps
+        return self.is_retraining and self.folder.is_finished("retrain", max_steps)
 
     @property
     def is_private(self) -> bool:
