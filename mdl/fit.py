@@ -95,6 +95,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     quiet()
     folder = RunFolder.of(recipe)
+    recipe = folder.settled(recipe)
     if folder.is_finished(recipe.phase, recipe.trainer.max_steps):
         done = folder.finished_steps(recipe.phase)
         print(f"{folder.path} is finished: {done} steps. Nothing to do.")

@@ -42,6 +42,17 @@ _FREE = {
     "trainer.timeout",
     "trainer.cuda_graph",
 }
+# of the other phase: has no part in a run of this one
+_NO_PART = {
+    "search": (
+        "retrain.paths",
+        "retrain.draw",
+        "retrain.common_file",
+        "retrain.backbone_file",
+        "retrain.backbone",
+    ),
+    "retrain": ("search",),
+}
 
 _LAST_RECORDS = 2**17  # bytes, of the end of the metrics file, that hold whole records
 
@@ -185,9 +196,23 @@ class RunFolder:
                 f"Start a new run with name={recipe.name}_2, or give the recipe back its values."
             )
 
+    def settled(self, recipe: Recipe) -> Recipe:
+        """The recipe with what the run, if it has begun, keeps of settings that do nothing in it.
+
+        They may change, but checkpoints hold a fingerprint that counts them.
+        """
+        if not (self.recipe_file.is_file() and self.has_begun):
+            return recipe
+        settled, begun = OmegaConf.structured(recipe), OmegaConf.structured(self.recipe())
+        for key in _NO_PART[recipe.phase]:
+            OmegaConf.update(settled, key, OmegaConf.select(begun, key), merge=False)
+        result: Any = OmegaConf.to_object(settled)
+        assert isinstance(result, Recipe)
+        return result
+
     def changes(self, recipe: Recipe) -> str:
         """How a recipe differs from the run's in what may not change, in words; '' if nowhere."""
-        before, now = _flat(self.recipe()), _flat(recipe)
+        before, now = _flat(self.recipe()), _flat(self.settled(recipe))
         changed = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
         return "; ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in changed)
 

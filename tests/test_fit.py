@@ -188,6 +188,21 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(
     assert_same_run(tmp_path / "unbroken" / "it", tmp_path / "broken" / "it")
 
 
+@pytest.mark.parametrize(
+    ("recipe", "change"), [(SEARCH, "retrain.draw=1"), (RETRAIN, "search.start=expansions")]
+)
+def test_what_only_the_other_phase_uses_may_change_within_a_run(
+    searched: Path, small_run: list[str], tmp_path: Path, recipe: str, change: str
+) -> None:
+    given = [f"architecture_file={searched / 'architecture.json'}"] if recipe == RETRAIN else []
+    arguments = [recipe, *small_run, *given, "name=it"]
+    fit.main([*arguments, f"runs_dir={tmp_path / 'unbroken'}"])
+    with dying_at(6):
+        fit.main([*arguments, f"runs_dir={tmp_path / 'broken'}"])
+    fit.main([*arguments, f"runs_dir={tmp_path / 'broken'}", change])
+    assert_same_run(tmp_path / "unbroken" / "it", tmp_path / "broken" / "it")
+
+
 def test_a_finished_run_says_so_and_is_left_alone(
     searched: Path, small_run: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

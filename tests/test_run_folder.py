@@ -80,6 +80,24 @@ def test_a_changed_recipe_is_refused_with_the_difference(tmp_path: Path) -> None
         RunFolder.of(recipe(tmp_path, "callbacks.abdp.bound=2"))
 
 
+def test_what_has_no_part_in_a_phase_is_no_change_and_stays_as_it_began(tmp_path: Path) -> None:
+    words = ["recipes/mpnas_retrain.yaml", f"runs_dir={tmp_path}", "architecture_file=a.json"]
+    begun, now = load_recipe(words), load_recipe([*words, "search.sharing=3", "data.workers=7"])
+    folder = RunFolder(tmp_path / begun.name)
+    assert folder.settled(now) == now
+    folder.claim(begun)
+    folder.scores_file.write_text("{}")
+    settled = RunFolder.of(now).settled(now)
+    assert identity(settled) == identity(begun) != identity(now)
+    assert settled.search == begun.search and settled.data.workers == 7
+    # the averaging of weights is a last round's too
+    searching = claimed(recipe(tmp_path))
+    searching.metrics_file.write_text("{}")
+    RunFolder.of(recipe(tmp_path, "retrain.draw=4"))
+    with pytest.raises(UserError, match=r"retrain.ema_decay: 0.99 -> 0.5"):
+        RunFolder.of(recipe(tmp_path, "retrain.ema_decay=0.5"))
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mpnas_search").mkdir()
     (tmp_path / "mpnas_search" / "thesis.tex").write_text("all of it")

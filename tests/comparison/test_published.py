@@ -1,0 +1,27 @@
+"""The archives beside docs/results/comparison.md are of the recipes as they are now."""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from mdl.comparison.comparison_file import read_comparison
+from mdl.comparison.runner import Runner
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("archive", "recipe"),
+    [("runs", "compare_small_images"), ("sizes", "compare_sizes")],
+)
+def test_a_published_comparison_goes_on_by_its_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, archive: str, recipe: str
+) -> None:
+    with tarfile.open(PROJECT / "docs" / "results" / "comparison" / f"{archive}.tar.xz") as file:
+        file.extractall(tmp_path / "runs", filter="data")
+    (tmp_path / "recipes").symlink_to(PROJECT / "recipes")
+    monkeypatch.chdir(tmp_path)  # a run's files are named as from a checkout
+    words = [f"recipes/{recipe}.yaml", "seeds=[0]"]
+    left = Runner(read_comparison([*words, "data.root=data/real"]), print, "").unfinished
+    assert [job.name for job in left] == []
