@@ -177,3 +177,27 @@ def test_a_compiled_network_trains_as_the_plain_one_and_is_compiled_once(
         torch.testing.assert_close(
             compiled.network.state_dict()[name], value, rtol=1e-4, atol=1e-5, msg=name
         )
+
+
+def test_a_compiled_network_with_one_batch_norm_for_all_domains_has_the_plain_one_s_gradients(
+    space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = partial(torch.compile, backend="aot_eager_decomp_partition")
+    monkeypatch.setattr(torch, "compile", compiler)
+    plain, compiled = module(space), module(space)
+    compiled.network.load_state_dict(plain.network.state_dict())
+    compiled.compile_network()
+    images = {domain: x for domain, (x, _) in batch().items()}
+    found = {}
+    for fewest, trained in ((4, plain), (2, compiled)):
+        monkeypatch.setattr("mdl.networks.blocks.FEWEST_DOMAINS", fewest)
+        logits = trained.network(images, trained.paths)
+        sum(out.square().sum() for out in logits.values()).backward()
+        found[fewest] = {n: p.grad for n, p in trained.network.named_parameters()}
+    for name, gradient in found[4].items():
+        greatest = float(gradient.abs().max())
+        torch.testing.assert_close(
+            found[2][name], gradient, rtol=1e-3, atol=1e-3 * greatest + 1e-4, msg=name
+        )
+    for name, buffer in plain.network.named_buffers():
+        torch.testing.assert_close(compiled.network.get_buffer(name), buffer, msg=name)
