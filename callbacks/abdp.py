@@ -47,6 +47,8 @@ class ABDP(L.Callback):
             raise ValueError(f"temperature is {temperature}; expected a number above 0")
         if bound < 1:
             raise ValueError(f"bound is {bound}; expected 1 or more")
+        if start < 0:
+            raise ValueError(f"start is {start}; expected steps, 0 or more")
         self.momentum, self.temperature = momentum, temperature
         self.bound, self.start = bound, start
         self.smoothed: Tensor | None = None

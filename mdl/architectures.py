@@ -186,7 +186,7 @@ def choose_finalists(recipe: Recipe, domains: Mapping[str, Domain]) -> list[Arch
         return [Architecture(space, paths, {"random": at}) for at, paths in enumerate(drawn)]
     common, start = recipe.search.controllers == "common", recipe.search.start
     controllers = Controllers(space, list(domains), common, start)
-    sizes, target = build_sizes(recipe, domains), build_target(recipe)
+    sizes, target = build_sizes(recipe, domains), build_target(recipe, domains)
     if is_addition:
         offer_reused(recipe, domains, controllers, sizes)
     else:

@@ -18,7 +18,7 @@ from mdl.data.transforms import Colour, common_statistics
 from mdl.errors import UserError, nearest
 from mdl.networks.blocks import norm_parameters
 from mdl.networks.controller import Controllers
-from mdl.networks.cost import CostTable
+from mdl.networks.cost import CostTable, macs_of_all_domains
 from mdl.networks.draws import RandomPaths
 from mdl.networks.latencies import PathLatencies
 from mdl.networks.multipath import MultiPathNetwork, Node, path_users, supernet_users
@@ -165,7 +165,7 @@ def build_search(recipe: Recipe, domains: Mapping[str, Domain]) -> SearchModule:
         "warmup_common_path": search.warmup_common_path,
         "sharing": search.sharing if can_share else 0.0,
         "paths_per_step": search.paths_per_step,
-        "target_size": build_target(recipe),
+        "target_size": build_target(recipe, domains),
         **vars(search.reward),
         **_weights_training(recipe, domains),
     }
@@ -261,15 +261,24 @@ def build_latencies(recipe: Recipe, domains: Mapping[str, Domain]) -> PathLatenc
     return PathLatencies(table, classes, budget, recipe.search.controllers == "common")
 
 
-def build_target(recipe: Recipe) -> Target:
-    return Target(recipe.search.target.params, recipe.search.target.macs)
+def build_target(recipe: Recipe, domains: Mapping[str, Domain]) -> Target:
+    """What the recipe asks for, in numbers."""
+    wanted = recipe.search.target
+    params, macs = wanted.params, wanted.macs
+    space = build_space(recipe.space)
+    paths = dict.fromkeys(domains, space.uniform_path(space.reference_block))
+    if wanted.params_ratio is not None:
+        params = wanted.params_ratio * build_parameters(recipe, domains).count(paths).total
+    if wanted.macs_ratio is not None:
+        macs = wanted.macs_ratio * macs_of_all_domains(paths, build_costs(recipe, domains))
+    return Target(params, macs)
 
 
 def draw_random(
     recipe: Recipe, domains: Mapping[str, Domain], count: int
 ) -> list[dict[str, SpacePath]]:
     """The first draws of random paths of the recipe's target; it has both sizes."""
-    target = build_target(recipe)
+    target = build_target(recipe, domains)
     assert target.params is not None and target.macs is not None
     parameters, costs = build_parameters(recipe, domains), build_costs(recipe, domains)
     private = recipe.network.nodes == "private"

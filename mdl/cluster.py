@@ -41,6 +41,11 @@ def check_launch(world_size: int) -> None:
         )
 
 
+def was_queued_again() -> bool:
+    """Whether SLURM started this job before."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
 def queue_again() -> str | None:
     """Asks SLURM to start this job again; what it answered, or None where there is no SLURM."""
     job = os.environ.get("SLURM_JOB_ID")

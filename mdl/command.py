@@ -12,6 +12,9 @@ from collections.abc import Callable, Sequence
 
 from mdl.errors import OwnError, ProcessLost, UserError
 
+# exit status of what was told to stop and can be started again (sysexits' EX_TEMPFAIL)
+STOPPED = 75
+
 
 def take_allowed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The words without `--allow PACKAGE`, and the packages that it names.

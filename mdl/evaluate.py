@@ -1,15 +1,17 @@
 """Exact per-domain accuracy of a retrained network.
 
-    python -m mdl.evaluate RUN [--split test] [--checkpoint best|last]
+    python -m mdl.evaluate RUN [--split test] [--checkpoint best|last] [key=value ...]
     python -m mdl.evaluate RUN --submission results.zip
 
 RUN is a run folder, e.g. runs/mpnas_retrain. Every image of the split counts once. A submission
-is the answer file of the Visual Domain Decathlon, for its test images without labels.
+is the answer file of the Visual Domain Decathlon, for its test images without labels. Keys are the
+recipe's that change no result, e.g. data.evaluation_batch_size=16 where memory is short.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +23,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint
 
 from mdl.assembly import build_data, build_retrain, find_domains
-from mdl.command import run_command
+from mdl.command import STOPPED, run_command
 from mdl.data.datamodule import MultiDomainData
 from mdl.data.domains import SPLITS
 from mdl.errors import UserError
 from mdl.faults import ErrorStage, faults_told
-from mdl.recipe import Recipe
+from mdl.recipe import Recipe, TrainerRecipe
 from mdl.recipe_callbacks import build_callbacks
 from mdl.results.decathlon_score import score_of
 from mdl.results.submission import Answers, check_answerable, write_submission
@@ -36,14 +38,15 @@ from mdl.scoring import choose_checkpoint, predict, test_ids, write_scores
 from mdl.space.architecture import Architecture
 from mdl.trainer import quiet
 from mdl.training.retrain import RetrainModule
+from mdl.training.stop_signal import RunStopped, StopSignal
 from mdl.weights import load_weights
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     quiet()
     folder = RunFolder.find(options.run)
-    recipe = folder.recipe()
+    recipe = folder.recipe_with(options.settings) if options.settings else folder.recipe()
     if recipe.phase != "retrain":
         raise UserError(
             f"{options.run} is the run of a search; expected a retrained network. "
@@ -66,8 +69,10 @@ def main(arguments: Sequence[str]) -> None:
         ids = test_ids(domains)
         check_answerable(ids, options.submission, options.partial)
         load_weights(module, folder.checkpoints_dir / checkpoint, recipe, domains)
-        _submit(module, data, ids, options.submission, recipe.trainer.accelerator)
+        _submit(module, data, ids, options.submission, recipe.trainer)
         return
+    if options.partial:
+        raise UserError("--partial is of a submission; expected --submission ZIP beside it.")
     split = options.split or "test"
     if split in data.train_splits and split != "train":
         raise UserError(
@@ -75,9 +80,15 @@ def main(arguments: Sequence[str]) -> None:
             "accuracy there says nothing. Evaluate another --split."
         )
     data.check_split(split, labelled=True)
-    trainer = _trainer(recipe, [*build_callbacks(recipe, options.allow), ErrorStage()])
-    with faults_told(trainer, recipe):
-        scores = write_scores(recipe, folder, module, data, trainer, [split], checkpoint)
+    watching = [ErrorStage(), StopSignal(None)]
+    trainer = _trainer(recipe, [*build_callbacks(recipe, options.allow), *watching])
+    try:
+        with faults_told(trainer, recipe):
+            scores = write_scores(recipe, folder, module, data, trainer, [split], checkpoint)
+    except RunStopped as stopped:
+        name = signal.Signals(stopped.number).name
+        print(f"The evaluation of {options.run} was stopped ({name}); start it again")
+        raise SystemExit(STOPPED) from None
     score_table(scores, f"{recipe.name}, {checkpoint}").print()
     if (points := score_of(scores[split]["accuracy"])) is not None:
         print(f"Decathlon score S on {split}: {points:.0f}")
@@ -123,11 +134,15 @@ def _submit(
     data: MultiDomainData,
     ids: dict[str, list[int]],
     file: Path,
-    accelerator: str,
+    trainer: TrainerRecipe,
 ) -> None:
     # the network that was built lies on the CPU
-    device = torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-    labels = predict(module.to(device), data, "test")
+    on_gpu = trainer.accelerator != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    # as it is scored
+    halved = trainer.precision == "bf16-mixed"
+    with torch.autocast(device.type, torch.bfloat16, enabled=halved):
+        labels = predict(module.to(device), data, "test")
     count = write_submission(file, {d: Answers(ids[d], labels[d]) for d in labels})
     print(f"{file}: answers for {count:,} test images of {len(ids)} domains, checked")
 
@@ -139,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path)
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="see above")
     parser.add_argument("--split", choices=SPLITS, help="default: test")
     parser.add_argument("--checkpoint", choices=("best", "last"))
     parser.add_argument(

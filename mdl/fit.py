@@ -16,9 +16,10 @@ import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import lightning as L
 
@@ -30,8 +31,8 @@ from mdl.assembly import (
     build_search,
     find_domains,
 )
-from mdl.cluster import queue_again
-from mdl.command import run_command, take_allowed, tell
+from mdl.cluster import queue_again, was_queued_again
+from mdl.command import STOPPED, run_command, take_allowed, tell
 from mdl.data.datamodule import MultiDomainData
 from mdl.data.domains import Domain
 from mdl.errors import ProcessLost, UserError
@@ -39,7 +40,7 @@ from mdl.faults import ErrorStage, faults_told
 from mdl.going_on import last_saved
 from mdl.recipe import Recipe, image_sizes
 from mdl.recipe_callbacks import build_callbacks
-from mdl.recipe_files import dump_recipe, load_recipe, overrides_between
+from mdl.recipe_files import dump_recipe, keys_of, load_recipe, overrides_between
 from mdl.results.chance import at_chance_in_words
 from mdl.results.costs import compare_costs
 from mdl.results.decathlon_score import score_of
@@ -56,8 +57,6 @@ from mdl.training.retrain import RetrainModule
 from mdl.training.search import SearchModule
 from mdl.training.stop_signal import RunStopped
 from mdl.weights import load_backbone, load_common_start, load_reused, load_supernet
-
-STOPPED = 75  # exit status of a run that was told to stop and can go on (sysexits' EX_TEMPFAIL)
 
 
 @dataclass(frozen=True)
@@ -127,25 +126,26 @@ def fit(recipe: Recipe, folder: RunFolder, allowed: Sequence[str] = ()) -> Fitte
         data.check_split("val")
     # all parts could be made: from here on the folder is this recipe's
     folder.claim(recipe)
-    if subject.architecture is not None:
-        subject.architecture.write(folder.architecture_file)
-    if subject.finalists and not folder.has_begun and trainer.is_global_zero:
-        folder.write_finalists(subject.finalists)
-    if saved is not None and trainer.is_global_zero:
-        saved.set_damaged_aside()
-        print(saved.in_words(folder.path))
-    trainer.loggers = build_loggers(recipe, folder, 0 if saved is None else saved.step)
-    fitted = Fitted(folder, module, data, trainer)
-    try:
-        with faults_told(trainer, recipe):
-            _train(fitted, None if saved is None else saved.file)
-            _write_product(recipe, fitted)
-    except BaseException as error:
-        if isinstance(error, UserError | ProcessLost):
-            tell(error)  # closing may take long, and a launcher not wait for it
-        close_wandb(trainer.loggers, whole=False)
-        raise
-    close_wandb(trainer.loggers, whole=True, architecture=folder.architecture_file)
+    with folder.held(was_queued_again()) if trainer.is_global_zero else nullcontext():
+        if subject.architecture is not None:
+            subject.architecture.write(folder.architecture_file)
+        if subject.finalists and not folder.has_begun and trainer.is_global_zero:
+            folder.write_finalists(subject.finalists)
+        if saved is not None and trainer.is_global_zero:
+            saved.set_damaged_aside()
+            print(saved.in_words(folder.path))
+        trainer.loggers = build_loggers(recipe, folder, 0 if saved is None else saved.step)
+        fitted = Fitted(folder, module, data, trainer)
+        try:
+            with faults_told(trainer, recipe):
+                trainer.fit(module, data, ckpt_path=None if saved is None else saved.file)
+                _write_product(recipe, fitted)
+        except BaseException as error:
+            if isinstance(error, UserError | ProcessLost):
+                tell(error)  # closing may take long, and a launcher not wait for it
+            close_wandb(trainer.loggers, whole=False)
+            raise
+        close_wandb(trainer.loggers, whole=True, architecture=folder.architecture_file)
     return fitted
 
 
@@ -177,16 +177,6 @@ def _subject(
     if fresh and recipe.search.backbone_file is not None:
         load_reused(searching, recipe)
     return _Subject(searching)
-
-
-def _train(fitted: Fitted, checkpoint: Path | None) -> None:
-    try:
-        fitted.trainer.fit(fitted.module, fitted.data, ckpt_path=checkpoint)
-    except SystemExit:
-        # what Lightning makes of Ctrl-C
-        if fitted.trainer.interrupted:
-            raise KeyboardInterrupt from None
-        raise
 
 
 def _go_on_later(folder: RunFolder, stopped: RunStopped) -> NoReturn:
@@ -248,8 +238,12 @@ def print_product(
         cost_table(costs, private, "what they cost together").print()
         print(f"Architecture: {folder.architecture_file}")
         flags = [word for package in allowed for word in ("--allow", package)]
-        following = ["python", "-m", "mdl.fit", *retrain_words(recipe, words), *flags]
-        print(f"Next: {shlex.join(following)}")
+        try:
+            following = ["python", "-m", "mdl.fit", *retrain_words(recipe, words), *flags]
+        except UserError as error:  # the search is as good as it is
+            print(f"To retrain it by what was typed, something is missing: {error}")
+        else:
+            print(f"Next: {shlex.join(following)}")
     else:
         if scores["splits"]:
             score_table(scores["splits"], f"{recipe.name}: averaged weights").print()
@@ -268,28 +262,50 @@ def retrain_words(recipe: Recipe, words: Sequence[str]) -> list[str]:
     """The arguments that retrain what a search found: its overlays and overrides, as typed.
 
     Its own first recipe gives way to recipes/mpnas_retrain.yaml; what that would set otherwise
-    than the search did (data, network, space) follows as overrides. What a search found for a new
-    domain is trained in the network of all domains.
+    than the search did (data, network, space) follows as overrides. Overlays of which a retraining
+    would take the length alone are left out. What a search found for a new domain is trained in the
+    network of all domains.
+    Raises UserError where these do not make a recipe.
     """
+    first = "recipes/mpnas_retrain.yaml"
     overlays = [word for word in words if "=" not in word][1:]
     kept = [w for w in words if "=" in w and not w.startswith(_OF_THE_SEARCH)]
-    retrain = ["recipes/mpnas_retrain.yaml", *overlays, *kept]
+    more = []
     if recipe.name != "mpnas_search":
         file = RunFolder(Path(recipe.runs_dir) / recipe.name).architecture_file
-        retrain += [f"architecture_file={file}", f"name={recipe.name}_retrain"]
-    if recipe.search.backbone_file is not None:
-        retrain = [word for word in retrain if not word.startswith("data.domains=")]
-        file = Path(recipe.search.backbone_file)
-        retrain += ["retrain.paths=added", f"retrain.backbone_file={file}"]
-        recipe = replace(recipe, data=replace(recipe.data, domains=None))
-    if not Path(retrain[0]).is_file():
-        return retrain
+        more += [f"architecture_file={file}", f"name={recipe.name}_retrain"]
+    if (backbone := recipe.search.backbone_file) is not None:
+        kept = [w for w in kept if not w.startswith(("data.domains=", "balancing."))]
+        trained = RunFolder.of_retraining(Path(backbone)).architecture_file
+        more += ["retrain.paths=added", f"retrain.backbone_file={backbone}"]
+        if (new := recipe.data.domains) is not None:
+            domains = sorted({*Architecture.read(trained).domains, *new})
+            recipe = replace(recipe, data=replace(recipe.data, domains=domains))
+    if not Path(first).is_file():
+        return [first, *overlays, *kept, *more]
+    overlays = [word for word in overlays if not _is_of_a_search(Path(word))]
+    callbacks = load_recipe([first, *overlays]).callbacks
+    kept = [w for w in kept if not _is_of_lacking(w, callbacks)]
+    retrain = [first, *overlays, *kept, *more]
     return [*retrain, *overrides_between(load_recipe(retrain), recipe, _KEPT_SECTIONS)]
 
 
 # what a search's command says that its retraining's does not
 _OF_THE_SEARCH = ("name=", "phase=", "architecture_file=", "search.", "trainer.max_steps=")
 _KEPT_SECTIONS = ("seed", "runs_dir", "data", "network", "space")
+
+
+def _is_of_a_search(overlay: Path) -> bool:
+    """Whether it says how to search, and of the rest only how long, and with which callbacks."""
+    keys = keys_of(overlay)
+    rest = {key for key in keys if not key.startswith(("search.", "callbacks."))}
+    return rest <= {"trainer.max_steps"} and any(key.startswith("search.") for key in keys)
+
+
+def _is_of_lacking(word: str, callbacks: Mapping[str, Any]) -> bool:
+    """Whether an override is an argument of a callback that is not there."""
+    parts = word.partition("=")[0].split(".")
+    return parts[0] == "callbacks" and len(parts) > 2 and callbacks.get(parts[1]) is None
 
 
 if __name__ == "__main__":

@@ -115,6 +115,10 @@ class TargetRecipe:
     # with heads and norm, what is shared counted once; with backbone_file: what is added to it
     params: float | None = None
     macs: float | None = None  # summed over domains; replaces the reward's cost
+    # in their place, for any domains: of what single path multi-head has, the space's reference
+    # block in every layer for all domains
+    params_ratio: float | None = None
+    macs_ratio: float | None = None
 
 
 @dataclass

@@ -72,6 +72,8 @@ _POSITIVE_OR_NULL = (
     "optimizer.clip_norm",
     "search.target.params",
     "search.target.macs",
+    "search.target.params_ratio",
+    "search.target.macs_ratio",
 )
 
 
@@ -113,6 +115,21 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
     recipe: Recipe = _resolve(merged)
     _check_values(merged)
     return recipe
+
+
+def keys_of(file: Path) -> set[str]:
+    """The dotted keys that a recipe file sets. Raises UserError where it cannot be read."""
+    keys: set[str] = set()
+
+    def walk(value: Any, key: str) -> None:
+        if isinstance(value, dict) and value:
+            for inner, of in value.items():
+                walk(of, f"{key}.{inner}" if key else str(inner))
+        else:
+            keys.add(key)
+
+    walk(OmegaConf.to_container(_read(file)), "")
+    return keys
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -232,6 +249,10 @@ def _check_values(merged: DictConfig) -> None:
     for key, choices in _CHOICES.items():
         if (value := OmegaConf.select(merged, key)) not in choices:
             raise UserError(f"{key} is '{value}'; expected one of {', '.join(choices)}.")
+    numbers = (*_POSITIVE, *_POSITIVE_OR_NULL, *_NOT_NEGATIVE, *_FRACTIONS, "search.reward.beta")
+    for key in numbers:
+        if (value := OmegaConf.select(merged, key)) is not None and not isfinite(value):
+            raise UserError(f"{key} is {value}; expected a finite number.")
     for key in _POSITIVE:
         if (value := OmegaConf.select(merged, key)) <= 0:
             raise UserError(f"{key} is {value}; expected a number above 0.")
@@ -249,6 +270,9 @@ def _check_values(merged: DictConfig) -> None:
             f"search.reward.beta is {merged.search.reward.beta}; expected 0 or less: it weighs how "
             "far a path's cost is from the target, which is to be small."
         )
+    if not 0 <= merged.seed < 2**32:
+        raise UserError(f"seed is {merged.seed}; expected at least 0 and below 2**32.")
+    _check_devices(merged.trainer.devices)
     _check_domains(merged.data.domains)
     for key in ("data.batch_size", "search.held_out_batch_size"):
         if (value := OmegaConf.select(merged, key)) < 2:
@@ -311,10 +335,19 @@ def _check_domains(chosen: Any) -> None:
 def _check_search(merged: DictConfig) -> None:
     search = merged.search
     for key in ("params", "macs"):
-        if (total := search.target[key]) is not None and not isfinite(total):
-            raise UserError(f"search.target.{key} is {total}; expected a number above 0, or null.")
+        if search.target[key] is not None and search.target[f"{key}_ratio"] is not None:
+            raise UserError(
+                f"search.target.{key} and search.target.{key}_ratio are both given; expected one. "
+                f"Set search.target.{key}_ratio=null."
+            )
     _check_latency(search)
     if search.backbone_file is not None:
+        if search.target.params_ratio is not None:
+            raise UserError(
+                f"search.target.params_ratio is {search.target.params_ratio}, and "
+                "search.backbone_file is given; what is added to a network is asked for in "
+                "numbers: search.target.params"
+            )
         for key in ("supernet_file", "candidates", "controllers_file"):
             if search[key] is not None:
                 raise UserError(
@@ -347,7 +380,8 @@ def _check_search(merged: DictConfig) -> None:
         )
     if search.candidates is not None:
         for key in ("supernet_file", "target.params", "target.macs"):
-            if OmegaConf.select(search, key) is None:
+            alternative = OmegaConf.select(search, f"{key}_ratio")
+            if OmegaConf.select(search, key) is None and alternative is None:
                 raise UserError(
                     f"search.candidates is {search.candidates}, but search.{key} is null; expected "
                     "a trained super-network to reward the random networks on, and both sizes "
@@ -390,11 +424,12 @@ def _check_latency(search: Any) -> None:
                 f"search.cost is latency and search.{key} is {search[key]}, whose networks come "
                 "without a budget of time. Set search.cost=macs."
             )
-    if search.target.macs is not None:
-        raise UserError(
-            f"search.cost is latency and search.target.macs is {search.target.macs}; expected one "
-            "of the two. Set search.target.macs=null; search.target.params may stay."
-        )
+    for key in ("macs", "macs_ratio"):
+        if search.target[key] is not None:
+            raise UserError(
+                f"search.cost is latency and search.target.{key} is {search.target[key]}; expected "
+                f"one of the two. Set search.target.{key}=null; search.target.params may stay."
+            )
 
 
 def _check_finalists(merged: DictConfig) -> None:
@@ -428,7 +463,8 @@ def _check_finalists(merged: DictConfig) -> None:
             )
         return
     for key in ("params", "macs"):
-        if search.controllers_file is None and search.target[key] is None:
+        known = search.target[key] is not None or search.target[f"{key}_ratio"] is not None
+        if search.controllers_file is None and not known:
             raise UserError(
                 f"search.finalists is {search.finalists}, but neither search.controllers_file nor "
                 f"search.target.{key} is given; expected a finished search's checkpoint, or both "
@@ -459,8 +495,32 @@ def _check_common_start(search: Any) -> None:
             )
 
 
+def _check_devices(devices: Any) -> None:
+    """Raises UserError where it is none of Lightning's ways to say which devices."""
+    listed = devices.split(",") if isinstance(devices, str) else devices
+    if isinstance(listed, ListConfig | list):
+        good = len(listed) > 0 and all(str(one).strip().isdecimal() for one in listed)
+    else:
+        good = isinstance(devices, int) and not isinstance(devices, bool) and devices >= 1
+    if not good and devices not in ("auto", -1, "-1"):
+        raise UserError(
+            f"trainer.devices is {devices!r}; expected how many, a list of their numbers such as "
+            "[0,2], or auto, which is all that are there."
+        )
+
+
 def _check_retrained_paths(merged: DictConfig) -> None:
     paths, file = merged.retrain.paths, merged.retrain.backbone_file
+    if merged.phase == "retrain" and merged.retrain.draw and paths != "random":
+        raise UserError(
+            f"retrain.draw is {merged.retrain.draw}, which of a seed's random paths, but "
+            f"retrain.paths is '{paths}'; expected random, or retrain.draw=0."
+        )
+    if paths not in ("backbone", "added") and merged.retrain.backbone != "frozen":
+        raise UserError(
+            f"retrain.backbone is {merged.retrain.backbone}, but retrain.paths is '{paths}', which "
+            "reuses none; expected retrain.paths=backbone with a retrain.backbone_file."
+        )
     reuses = merged.search.backbone_file is not None
     if merged.retrain.common_file is not None and paths not in ("common", "widened"):
         raise UserError(

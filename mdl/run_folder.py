@@ -5,9 +5,13 @@ The name comes from the recipe, not from the clock: the same command goes on whe
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -17,9 +21,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mdl.errors import UserError
+from mdl.errors import ProcessLost, UserError
 from mdl.recipe import Recipe
-from mdl.recipe_files import dump_recipe
+from mdl.recipe_files import dump_recipe, load_recipe
 from mdl.space.architecture import Architecture
 from mdl.whole_files import disk_faults_told, is_beside, write_text
 
@@ -147,6 +151,36 @@ class RunFolder:
             with TemporaryFile(dir=self.checkpoints_dir):
                 pass
 
+    @contextmanager
+    def held(self, restarted: bool) -> Iterator[None]:
+        """The claimed folder for this process alone, where the file system has locks.
+
+        The lock is the process's own: decoding processes that outlive it for a moment have none.
+        restarted: whether nobody has typed the command; what holds the folder may then be what was
+        lost, of which a file server does not know yet.
+        Raises UserError where another process has it; ProcessLost for a restarted one.
+        """
+        file = self.path / ".lock"
+        with disk_faults_told(file):
+            lock = file.open("a+", encoding="utf-8")
+        with lock:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                lock.seek(0)
+                kind = ProcessLost if restarted else UserError
+                raise kind(
+                    f"{self.path} is being trained by {lock.read().strip() or 'another process'}. "
+                    "Wait for its end or end it, or start another run with name=..."
+                ) from None
+            except OSError:
+                pass  # a file system without locks
+            with disk_faults_told(file):
+                lock.truncate(0)
+                lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+                lock.flush()
+            yield
+
     @classmethod
     def find(cls, path: Path) -> RunFolder:
         """The folder of an earlier run. Raises UserError where there is none."""
@@ -187,6 +221,22 @@ class RunFolder:
                 f"{' '.join(str(error).split())}. Restore it, or start a new run with name=..."
             ) from error
         assert isinstance(recipe, Recipe)
+        return recipe
+
+    def recipe_with(self, words: Sequence[str]) -> Recipe:
+        """The run's recipe with `key=value` words over it, which may not change what it is.
+
+        Raises UserError where one would, or is none.
+        """
+        for word in words:
+            if "=" not in word:
+                raise UserError(f"'{word}' is no setting; expected key=value.")
+        recipe = load_recipe([str(self.recipe_file), *words])
+        if changes := self.changes(recipe):
+            raise UserError(
+                f"The run of {self.path} cannot be another ({changes}); expected keys that change "
+                "no result, e.g. data.evaluation_batch_size, data.workers, trainer.accelerator."
+            )
         return recipe
 
     def _check_same(self, recipe: Recipe) -> None:

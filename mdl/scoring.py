@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -18,7 +19,7 @@ from mdl.errors import UserError
 from mdl.recipe import Recipe
 from mdl.run_folder import RunFolder
 from mdl.space.search_space import Path as SpacePath
-from mdl.training.checkpoints import BEST, LAST
+from mdl.training.checkpoints import BEST, LAST, read_whole
 from mdl.training.retrain import RetrainModule
 from mdl.training.search import SearchModule
 from mdl.weights import load_weights
@@ -116,7 +117,8 @@ def write_scores(
 ) -> dict[str, Any]:
     """Scores the splits, adds them to `scores.json`, and gives what was found by split.
 
-    Scores of another checkpoint than a run is judged by are kept apart from those.
+    Scores of another checkpoint than a run is judged by are kept apart from those. What is known of
+    a checkpoint that has since been written over is dropped.
     finished_step: at the end of a run, the steps that it has made; None leaves what is known.
     """
     found = {
@@ -126,14 +128,25 @@ def write_scores(
     if finished_step is not None:
         content["step"] = finished_step
         content["stopped_early"] = finished_step < recipe.trainer.max_steps
-    if checkpoint == choose_checkpoint(folder):
-        content["splits"] = content.get("splits", {}) | found
-    else:
-        others = content.get("other_checkpoints", {})
-        content["other_checkpoints"] = others | {checkpoint: others.get(checkpoint, {}) | found}
+    known: dict[str, dict[str, Any]] = {}
+    for of in (content.pop("splits", {}), *content.pop("other_checkpoints", {}).values()):
+        for split, earlier in of.items():
+            if _stands(folder.checkpoints_dir / earlier["checkpoint"], earlier["checkpoint_step"]):
+                known.setdefault(earlier["checkpoint"], {})[split] = earlier
+    known.setdefault(checkpoint, {}).update(found)
+    content["splits"] = known.pop(choose_checkpoint(folder), {})
+    if known:
+        content["other_checkpoints"] = known
     if trainer.is_global_zero:
         folder.write_scores(content)
     return found
+
+
+def _stands(checkpoint: Path, step: int) -> bool:
+    """Whether a checkpoint is still that of the step, as far as it can be seen."""
+    if not checkpoint.is_file():
+        return True
+    return bool(read_whole(checkpoint)["global_step"] == step)
 
 
 @torch.inference_mode()

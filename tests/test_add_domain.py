@@ -65,9 +65,16 @@ def test_the_other_domains_answer_the_same_to_the_bit(
 
 
 def test_the_command_that_is_offered_next_adds_the_domain(
-    small_run: list[str], two: Path, capsys: pytest.CaptureFixture[str]
+    small_run: list[str], two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fit.main(search_words(small_run, two))
+    """Though the data hold more domains, and losses were balanced in the search."""
+    whole = Path(small_run[[w.startswith("data.root=") for w in small_run].index(True)][10:])
+    data = Path(shutil.copytree(whole, tmp_path / "data"))
+    shutil.copytree(data / "birds", data / "others")
+    content = json.loads((data / "others" / "domain.json").read_text())
+    (data / "others" / "domain.json").write_text(json.dumps(content | {"name": "others"}))
+    small_run = [*small_run, f"data.root={data}"]
+    fit.main([*search_words(small_run, two), "balancing.method=uncertainty"])
     said = capsys.readouterr().out
     (line,) = (line for line in said.splitlines() if line.startswith("Next: "))
     words = shlex.split(line.removeprefix("Next: python -m mdl.fit "))

@@ -298,7 +298,7 @@ def test_a_killed_decoding_process_ends_the_run_which_goes_on(
     words, run = words_for(RETRAIN, packed, tmp_path), tmp_path / "it"
     # the first child is the training's: those of a validation come and go
     patch = at_step(5, lambda: os.kill(workers()[0], signal.SIGKILL))
-    told = r"At step \d+ a decoding process was lost: .*DataLoader worker .*lower data.workers"
+    told = r"A decoding process was lost at step \d+: .*DataLoader worker .*lower data.workers"
     with pytest.raises(ProcessLost, match=told):
         fit.main([*words, "data.workers=2", "trainer.max_steps=40"])
     patch.undo()
@@ -315,7 +315,7 @@ def test_a_command_whose_decoding_process_is_killed_ends_with_status_1(
         os.kill(workers(started.pid)[0], signal.SIGKILL)
         _, error = started.communicate(timeout=120)
     assert started.returncode == 1
-    assert "a decoding process was lost: " in error and "DataLoader worker" in error
+    assert "A decoding process was lost at step " in error and "DataLoader worker" in error
     assert "Traceback" not in error
     assert read_whole(run / "checkpoints" / "last.ckpt")["global_step"] >= 3
 

@@ -280,6 +280,33 @@ def test_a_first_recipe_of_ones_own_gives_the_next_command_its_values(
     assert retrain.architecture_file == f"{searched.runs_dir}/own/architecture.json"
 
 
+def test_the_next_command_leaves_out_what_is_of_a_search_alone(
+    small_run: list[str], tmp_path: Path
+) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("search: {beta1: 0.3}\ntrainer: {precision: bf16-mixed, max_steps: 7}\n")
+    words = [SEARCH, "recipes/frozen_search.yaml", str(own), "callbacks.trace.interval=2"]
+    words += ["search.supernet_file=a.ckpt", "callbacks.abdp.bound=3", "trainer.threads=1"]
+    retrain = load_recipe(fit.retrain_words(load_recipe(words), words))
+    assert retrain.trainer.max_steps == 7  # an overlay that says more than how to search is kept
+    assert retrain.trainer.precision == "bf16-mixed"
+    assert retrain.callbacks["abdp"]["bound"] == 3 and "trace" not in retrain.callbacks
+    words.remove(str(own))
+    retrain = load_recipe(fit.retrain_words(load_recipe(words), words))
+    assert retrain.trainer.max_steps == load_recipe([RETRAIN]).trainer.max_steps
+
+
+def test_a_search_is_finished_though_its_command_makes_no_retraining(
+    small_run: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: object) -> None:
+        raise UserError("this does not go with that")
+
+    monkeypatch.setattr(fit, "retrain_words", refused)
+    fit.main([SEARCH, *small_run])
+    assert "something is missing: this does not go with that" in capsys.readouterr().out
+
+
 def test_a_finished_run_says_so_when_its_data_have_gone(
     packed: Path, small_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

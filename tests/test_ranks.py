@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from mdl import fit
+from mdl.command import STOPPED
 from mdl.space.architecture import Architecture
 from tests.test_fit import RETRAIN, SEARCH, assert_same_run, metrics, run_of, weights
 
@@ -173,7 +174,7 @@ def test_a_signal_ends_a_run_after_its_step_and_the_same_command_goes_on(
     with begun([RETRAIN, *words], run) as started:
         started.send_signal(number)
         out, error = started.communicate(timeout=120)
-    assert started.returncode == fit.STOPPED, error
+    assert started.returncode == STOPPED, error
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert f"stopped at step {state['global_step']} ({number.name})" in out
     assert "Traceback" not in error
@@ -188,6 +189,6 @@ def test_what_one_rank_is_told_ends_all_after_the_same_step(small_run: list[str]
     with begun([SEARCH, *words], run) as started:
         os.kill(children(started.pid, b"LOCAL_RANK=1")[0], signal.SIGUSR1)
         out, error = started.communicate(timeout=120)
-    assert started.returncode == fit.STOPPED, error
+    assert started.returncode == STOPPED, error
     step = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert f"stopped at step {step}" in out and step % 10 == 0

@@ -7,6 +7,7 @@ from mdl.errors import UserError
 from mdl.recipe_callbacks import build_callbacks
 from mdl.recipe_files import dump_recipe, load_recipe
 
+_LIGHTNING = "lightning.pytorch.callbacks"
 SEARCH, RETRAIN = "recipes/mpnas_search.yaml", "recipes/mpnas_retrain.yaml"
 WHOLE = (SEARCH, RETRAIN)  # the others lie over one of these
 COMPARISONS = sorted(map(str, Path("recipes").glob("compare*.yaml")))
@@ -89,11 +90,36 @@ def test_later_files_and_overrides_win(tmp_path: Path) -> None:
         ("name=${nothing}", "refers to a key that is not there"),
         ("space.stages=[{width: 3}]", r"The recipe lacks 'space.stages\[0\].depth'"),
         ("data.root=[", "cannot be read"),
+        ("seed=-1", "seed is -1; expected at least 0 and below"),
+        ("seed=4294967296", "expected at least 0 and below"),
+        ("trainer.devices=null", "trainer.devices is None; expected how many, a list"),
+        ("trainer.devices=many", "trainer.devices is 'many'; expected how many"),
+        ("trainer.devices=1.5", "trainer.devices is 1.5; expected how many"),
+        ("trainer.devices=true", "trainer.devices is True; expected how many"),
+        ("trainer.devices=-2", "trainer.devices is -2; expected how many"),
+        ("trainer.devices=[]", r"trainer.devices is \[\]; expected how many"),
+        ("trainer.timeout=inf", "trainer.timeout is inf; expected a finite number"),
+        ("optimizer.learning_rate=nan", "learning_rate is nan; expected a finite number"),
+        ("optimizer.clip_norm=nan", "clip_norm is nan; expected a finite number"),
+        ("search.reward.beta=nan", "beta is nan; expected a finite number"),
+        ("retrain.backbone=trained", "retrain.paths is 'searched', which reuses none"),
     ],
 )
 def test_a_bad_override_is_refused_in_words(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_recipe([SEARCH, override])
+
+
+@pytest.mark.parametrize("devices", ["auto", "-1", "3", "[0, 2]", "'0,1'"])
+def test_devices_are_counted_listed_or_all(devices: str) -> None:
+    assert load_recipe([SEARCH, f"trainer.devices={devices}"])
+
+
+def test_a_draw_is_of_random_paths() -> None:
+    assert load_recipe([RETRAIN, "retrain.paths=random", "retrain.draw=3"]).retrain.draw == 3
+    assert load_recipe([SEARCH, "retrain.draw=3"])  # has no part in a search
+    with pytest.raises(UserError, match="retrain.draw is 3, .* retrain.paths is 'searched'"):
+        load_recipe([RETRAIN, "retrain.draw=3"])
 
 
 def test_a_backbone_is_what_all_domains_have_in_common() -> None:
@@ -167,6 +193,22 @@ def test_a_callback_can_be_taken_away() -> None:
         ("callbacks.abdp.temperature=0", "temperature is 0; expected a number above 0"),
         ("callbacks.abdp.momentum=1", "momentum is 1; expected at least 0 and below 1"),
         ("callbacks.throughput.interval=0", "interval is 0; expected steps, 1 or more"),
+        ("callbacks.throughput.interval=1.5", "interval is 1.5; expected a whole number"),
+        ("callbacks.abdp.start=soon", "callbacks.abdp.start is 'soon'; expected a whole number"),
+        ("callbacks.abdp.start=-5", "start is -5; expected steps, 0 or more"),
+        ("callbacks.abdp.temperature=.nan", "temperature is nan; expected a number"),
+        (
+            f"callbacks.x={{class: {_LIGHTNING}.StochasticWeightAveraging, swa_lrs: 0.01}}",
+            "callbacks.x is a StochasticWeightAveraging, which changes optimizer, network",
+        ),
+        (
+            f"callbacks.x={{class: {_LIGHTNING}.RichProgressBar}}",
+            "callbacks.x is a RichProgressBar; a run has a progress bar of its own",
+        ),
+        (
+            f"callbacks.x={{class: {_LIGHTNING}.EarlyStopping, monitor: val/loss/mean}}",
+            "looks at validations; a search has none",
+        ),
         ("callbacks.abdp.class=os.system", "expected a dotted name in mdl, callbacks, lightning"),
         ("callbacks.abdp.class=callbacks.abdp.ADBP", "which cannot be found"),
         ("callbacks.abdp.class=callbacks.none.ABDP", "which cannot be found"),

@@ -6,14 +6,26 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from callbacks.search_watch import SearchWatch
 from mdl import diagnose, fit
-from mdl.assembly import build_search
+from mdl.architectures import choose_architecture
+from mdl.assembly import (
+    build_costs,
+    build_retrain,
+    build_search,
+    build_space,
+    build_target,
+    find_domains,
+)
 from mdl.data.domains import Domain
 from mdl.errors import UserError
+from mdl.networks.controller import Controllers
 from mdl.networks.cost import CostTable, macs_of_all_domains
+from mdl.networks.draws import RandomPaths
 from mdl.networks.parameters import ParameterTable
+from mdl.networks.sizing import SizeTable, Target, most_likely_choices
 from mdl.recipe_files import load_recipe
 from mdl.space.architecture import Architecture
 from mdl.training.base import MultiDomainModule
@@ -50,6 +62,63 @@ def middle(run: Path) -> list[str]:
     size = ParameterTable(space, classes, "per_domain").count(paths).total
     cost = macs_of_all_domains(paths, costs)
     return [f"search.target.params={1.1 * size}", f"search.target.macs={cost}"]
+
+
+@pytest.mark.parametrize("names", ["birds", "birds,types", "birds,cars,types"])
+def test_a_part_of_single_path_multi_head_is_asked_for_whatever_the_domains(
+    small_run: list[str], names: str
+) -> None:
+    """The target in numbers is that part of the network that retrain.paths=common trains."""
+    words = [*small_run, WIDER, f"data.domains=[{names}]"]
+    common = load_recipe([RETRAIN, *words, "retrain.paths=common"])
+    domains = find_domains(common)
+    architecture = choose_architecture(common, domains)
+    network = build_retrain(common, domains, architecture).network
+    macs = macs_of_all_domains(architecture.paths, build_costs(common, domains))
+    ratios = ["search.target.params_ratio=0.8", "search.target.macs_ratio=0.5"]
+    target = build_target(load_recipe([SEARCH, *words, *ratios]), domains)
+    assert target.params == pytest.approx(0.8 * sum(p.numel() for p in network.parameters()))
+    assert target.macs == pytest.approx(0.5 * macs)
+
+
+@pytest.mark.parametrize("recipe", ["compare_small_images", "compare_sizes"])
+@pytest.mark.parametrize("classes", [(2, 300), (5, 9, 40), (10,) * 50])
+def test_the_targets_of_comparisons_can_be_met_by_any_domains(
+    recipe: str, classes: tuple[int, ...]
+) -> None:
+    """By likely paths, a common one, and random ones; sizes of a comparison's own space."""
+    content = yaml.safe_load(Path(f"recipes/{recipe}.yaml").read_text())
+    base = load_recipe([SEARCH, "recipes/small_images.yaml"])
+    space, size = build_space(base.space), base.data.image_size
+    num_classes = {f"domain{i}": count for i, count in enumerate(classes)}
+    parameters = ParameterTable(space, num_classes, "per_domain")
+    costs = CostTable(space, dict.fromkeys(num_classes, size), num_classes)
+    paths = dict.fromkeys(num_classes, space.uniform_path(space.reference_block))
+    whole = parameters.count(paths).total, macs_of_all_domains(paths, costs)
+    met = 0
+    for run in content["runs"].values():
+        words = [word for word in run["settings"] if word.startswith("search.target.")]
+        ratios = {key: float(value) for key, _, value in (w.partition("=") for w in words)}
+        target = Target(
+            *(
+                ratio and ratio * of
+                for ratio, of in zip(
+                    (ratios.get(f"search.target.{key}_ratio") for key in ("params", "macs")),
+                    whole,
+                    strict=True,
+                )
+            )
+        )
+        if not target:
+            continue
+        common = "search.controllers=common" in run["settings"]
+        table = SizeTable(parameters, costs, "network.nodes=private" in run["settings"], common)
+        controllers = Controllers(space, list(num_classes), common, "expansions")
+        most_likely_choices(controllers.log_probabilities().detach(), table, target)
+        met += 1
+        if target.params is not None and target.macs is not None:
+            RandomPaths(list(num_classes), target.params, target.macs, costs, parameters).draw(0)
+    assert met > 4
 
 
 def test_controllers_are_searched_again_for_a_size_and_the_weights_rest(trained: list[str]) -> None:
@@ -258,11 +327,16 @@ def test_controllers_that_have_decided_have_no_finalists(
     [
         (["search.block_weights=own"], "whose recipe has search.block_weights=tied"),
         (["data.image_size=10"], "whose recipe has data.image_size=12"),
-        (["search.target.params=.inf"], "search.target.params is inf; expected a number above 0"),
+        (["search.target.params=.inf"], "search.target.params is inf; expected a finite number"),
         (["data.held_out=0.5"], "whose recipe has data.held_out=0.2"),
         (["network.batch_norm=shared"], "whose recipe has network.batch_norm=per_domain"),
         (["search.supernet_file=nowhere.ckpt"], "which is no run's checkpoint"),
         (["search.candidates=3"], "search.target.params is null"),
+        (
+            ["search.target.params=1e6", "search.target.params_ratio=1"],
+            "search.target.params and search.target.params_ratio are both given",
+        ),
+        (["search.target.macs_ratio=0"], "macs_ratio is 0.0; expected a number above 0, or null"),
         (["balancing.method=dwa", "callbacks.abdp=null"], "no weights are trained"),
         (["search.target.params=1e9"], "No paths of the wanted size were found"),
     ],

@@ -1,9 +1,11 @@
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from mdl.errors import UserError
+from mdl.errors import ProcessLost, UserError
 from mdl.recipe import Recipe
 from mdl.recipe_files import load_recipe
 from mdl.run_folder import RunFolder, identity
@@ -132,3 +134,25 @@ def test_whatever_a_run_has_left_keeps_its_name(tmp_path: Path, left: str) -> No
     (folder.path / left).write_text("{}")
     with pytest.raises(UserError, match="belongs to a run of another recipe"):
         RunFolder.of(recipe(tmp_path, "seed=5"))
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(tmp_path: Path) -> None:
+    folder = claimed(recipe(tmp_path))
+    code = (
+        "import sys; from pathlib import Path; from mdl.run_folder import RunFolder\n"
+        "with RunFolder(Path(sys.argv[1])).held(restarted=False):\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(folder.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        told = f"is being trained by process {other.pid} on .*name=..."
+        with pytest.raises(UserError, match=told), folder.held(restarted=False):
+            pass
+        # what SLURM starts again may come before a lost node's lock is gone
+        with pytest.raises(ProcessLost, match=told), folder.held(restarted=True):
+            pass
+        other.kill()
+    with folder.held(restarted=False):
+        pass
+    assert RunFolder.of(recipe(tmp_path, "seed=5")) == folder  # a lock is nothing to lose

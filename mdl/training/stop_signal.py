@@ -18,7 +18,7 @@ _INTERVAL = 10  # steps between two looks at what other ranks were told
 
 
 class RunStopped(Exception):
-    """Training ended before its last step, with a checkpoint.
+    """A run ended before its last step, with a checkpoint, or while it was scored after it.
 
     number: of the signal. rank: of the process that raises it.
     """
@@ -34,17 +34,28 @@ class StopSignal(L.Callback):
     (Lightning's own handler saves, and talks to other ranks, from inside the signal's handler, in
     the middle of a step. Its `should_stop` adds a validation that an unbroken run has not.)
 
-    checkpoints: what writes the last checkpoint.
+    While images are scored, after the last step, there is nothing to save: it ends between two
+    batches.
+
+    checkpoints: what writes the last checkpoint; None where nothing is trained.
     """
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
+    def __init__(self, checkpoints: Checkpoints | None) -> None:
         self.checkpoints = checkpoints
         self._told: int | None = None  # this rank, maybe no other
         self._stopping: int | None = None  # all ranks, after a validation
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # here, since Lightning sets its own before
+        self._listen()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._listen()
+        if trainer.received_sigterm:  # by Lightning's own handler, until now
+            self._told = signal.SIGTERM
+
+    def _listen(self) -> None:
+        # once training or scoring begins, since Lightning sets its own before
         self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -54,7 +65,7 @@ class StopSignal(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, at: int
     ) -> None:
         step = trainer.global_step
-        if step == trainer.max_steps:
+        if step == trainer.max_steps or self.checkpoints is None:
             return
         told = self._agreed(step, pl_module.device)
         if self.checkpoints.is_validated(step):
@@ -64,13 +75,28 @@ class StopSignal(L.Callback):
             raise RunStopped(told, step, trainer.global_rank)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._stopping is not None:
+        if self._stopping is not None and self.checkpoints is not None:
             # Lightning's turn for it comes after this one
             self.checkpoints.on_validation_end(trainer, pl_module)
             raise RunStopped(self._stopping, trainer.global_step, trainer.global_rank)
 
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if (told := self._agreed(batch_idx, pl_module.device)) is not None:
+            raise RunStopped(told, trainer.global_step, trainer.global_rank)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restore()
+
     def _agreed(self, step: int, device: torch.device) -> int | None:
-        """The greatest number that a rank was told."""
+        """The greatest number that a rank was told; looked at every so many steps or batches."""
         if not several_ranks():
             return self._told
         if step % _INTERVAL:

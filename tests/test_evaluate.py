@@ -1,0 +1,150 @@
+"""Scores, of a run's end and of mdl.evaluate: whole or not at all, and of one checkpoint."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mdl import evaluate, fit
+from mdl.command import STOPPED, run_command
+from mdl.errors import UserError
+from mdl.training.base import MultiDomainModule
+from mdl.training.retrain import RetrainModule
+from tests.test_fit import RETRAIN, assert_same_run, run_of
+
+
+@pytest.fixture
+def words(small_run: list[str]) -> list[str]:
+    return [RETRAIN, *small_run, "retrain.paths=common", "name=it"]
+
+
+def scores_of(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run / "scores.json").read_text())
+    return content
+
+
+def told_in_a_test(monkeypatch: pytest.MonkeyPatch, number: int, where: str) -> None:
+    """This process gets the signal once, in that method of a module that is scored."""
+    original, told = getattr(MultiDomainModule, where, None), []
+
+    def with_signal(self: MultiDomainModule, *given: Any, **named: Any) -> Any:
+        if not told and self.trainer.testing:
+            told.append(number)
+            os.kill(os.getpid(), number)
+        return original(self, *given, **named) if original is not None else None
+
+    monkeypatch.setattr(MultiDomainModule, where, with_signal, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("number", "where"),
+    [
+        (signal.SIGTERM, "on_test_start"),
+        (signal.SIGUSR1, "on_test_start"),
+        (signal.SIGTERM, "on_test_model_eval"),  # before our own handler is there
+    ],
+)
+def test_a_signal_while_a_run_is_scored_leaves_it_unfinished_and_it_goes_on(
+    words: list[str],
+    small_run: list[str],
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    where: str,
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        told_in_a_test(patch, number, where)
+        with pytest.raises(SystemExit) as ended:
+            fit.main(words)
+    assert ended.value.code == STOPPED
+    assert f"stopped at step 8 ({number.name}); the same command goes on" in capsys.readouterr().out
+    run = run_of(small_run, "it")
+    assert not (run / "scores.json").exists()
+    assert signal.getsignal(number) == signal.SIG_DFL
+    fit.main(words)
+    fit.main([*words, "name=unbroken"])
+    assert_same_run(run, run_of(small_run, "unbroken"))
+
+
+def test_an_evaluation_that_is_stopped_says_so_and_leaves_what_was_known(
+    words: list[str], small_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit.main(words)
+    run = run_of(small_run, "it")
+    before = scores_of(run)
+    with pytest.MonkeyPatch.context() as patch:
+        told_in_a_test(patch, signal.SIGTERM, "on_test_start")
+        with pytest.raises(SystemExit) as ended:
+            evaluate.main([str(run), "--split", "train"])
+    assert ended.value.code == STOPPED
+    assert "was stopped (SIGTERM); start it again" in capsys.readouterr().out
+    assert scores_of(run) == before
+
+
+@pytest.mark.parametrize("command", ["fit", "evaluate"])
+def test_ctrl_c_while_images_are_scored_is_told(
+    words: list[str],
+    small_run: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    if command == "evaluate":
+        fit.main(words)
+    told_in_a_test(monkeypatch, signal.SIGINT, "on_test_start")
+    given = words if command == "fit" else [str(run_of(small_run, "it"))]
+    monkeypatch.setattr(sys, "argv", ["python", *given])
+    assert run_command(fit.main if command == "fit" else evaluate.main) == 130
+    assert "stopped; the same command goes on" in capsys.readouterr().err
+
+
+def test_scores_of_a_checkpoint_that_was_written_over_are_dropped(
+    words: list[str], small_run: list[str]
+) -> None:
+    fit.main(words)
+    run = run_of(small_run, "it")
+    evaluate.main([str(run), "--split", "train"])
+    evaluate.main([str(run), "--split", "test", "--checkpoint", "last"])
+    before = scores_of(run)
+    assert list(before["splits"]) == ["val", "test", "train"]
+    assert before["other_checkpoints"]["last.ckpt"]["test"]["checkpoint_step"] == 8
+    fit.main([*words, "trainer.max_steps=40"])
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["global_step"]
+    after = scores_of(run)
+    assert best > before["splits"]["train"]["checkpoint_step"]  # else this shows nothing
+    assert {of["checkpoint_step"] for of in after["splits"].values()} == {best}
+    assert "train" not in after["splits"] and "other_checkpoints" not in after
+
+
+def test_what_changes_no_result_may_be_given_to_an_evaluation(
+    words: list[str], small_run: list[str]
+) -> None:
+    fit.main(words)
+    run = run_of(small_run, "it")
+    before = scores_of(run)
+    evaluate.main([str(run), "data.evaluation_batch_size=3", "--split", "test", "data.workers=1"])
+    assert scores_of(run)["splits"]["test"]["accuracy"] == before["splits"]["test"]["accuracy"]
+    assert "evaluation_batch_size: 3" not in (run / "recipe.yaml").read_text()
+    with pytest.raises(UserError, match=r"cannot be another \(seed: 0 -> 5\); expected keys that"):
+        evaluate.main([str(run), "seed=5"])
+    with pytest.raises(UserError, match="'fast' is no setting; expected key=value"):
+        evaluate.main([str(run), "fast"])
+    with pytest.raises(UserError, match="--partial is of a submission"):
+        evaluate.main([str(run), "--partial"])
+
+
+def test_a_want_of_memory_in_an_evaluation_names_what_can_be_given(
+    words: list[str], small_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit.main(words)
+
+    def full(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(RetrainModule, "test_step", full)
+    with pytest.raises(UserError, match=r"Out of memory, evaluating .* no result. Start it again."):
+        evaluate.main([str(run_of(small_run, "it"))])
