@@ -14,6 +14,7 @@ from mdl.errors import OwnError, ProcessLost, UserError
 
 # exit status of what was told to stop and can be started again (sysexits' EX_TEMPFAIL)
 STOPPED = 75
+INTERRUPTED = 130  # by Ctrl-C, as a shell counts it
 
 
 def take_allowed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -51,11 +52,8 @@ def run_command(main: Callable[[Sequence[str]], None]) -> int:
         tell(error)
         return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
-        print(
-            "stopped; the same command goes on from the last checkpoint, if there is one",
-            file=sys.stderr,
-        )
-        return 130
+        print("stopped; the same command goes on from what is saved", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 

@@ -90,7 +90,10 @@ def _state(runner: Runner, job: Job, is_left: bool) -> str:
     if not is_left:
         return "not needed"
     step = runner.folder.run(job.name).recorded_step()
-    return f"at step {step}" if step else "not begun"
+    state = f"at step {step}" if step else "not begun"
+    if (status := runner.failure(job.name)) is None:
+        return state
+    return f"failed with status {status}" + (f" {state}" if step else "")
 
 
 @contextmanager

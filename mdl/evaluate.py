@@ -50,9 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     if recipe.phase != "retrain":
         raise UserError(
             f"{options.run} is the run of a search; expected a retrained network. "
-            "Retrain it: python -m mdl.fit recipes/mpnas_retrain.yaml "
-            f"architecture_file={folder.architecture_file} data.root={recipe.data.root} "
-            f"name={recipe.name}_retrain"
+            f"Retrain it: {folder.retrain_command()}"
         )
     checkpoint = choose_checkpoint(folder, options.checkpoint)
     domains = find_domains(recipe)
@@ -86,6 +84,8 @@ def main(arguments: Sequence[str]) -> None:
         with faults_told(trainer, recipe):
             scores = write_scores(recipe, folder, module, data, trainer, [split], checkpoint)
     except RunStopped as stopped:
+        if stopped.number == signal.SIGINT:
+            raise KeyboardInterrupt from None
         name = signal.Signals(stopped.number).name
         print(f"The evaluation of {options.run} was stopped ({name}); start it again")
         raise SystemExit(STOPPED) from None

@@ -7,7 +7,7 @@
 
 The same command goes on where a run stopped; a finished run says so. Exit status: 0 when the work
 is done, 1 where a process was lost, 2 for what the user can mend, 75 when SIGTERM or SIGUSR1 ended
-it between two steps.
+it between two steps, 130 when Ctrl-C did; Ctrl-C again ends it at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from mdl.assembly import (
     find_domains,
 )
 from mdl.cluster import queue_again, was_queued_again
-from mdl.command import STOPPED, run_command, take_allowed, tell
+from mdl.command import INTERRUPTED, STOPPED, run_command, take_allowed, tell
 from mdl.data.datamodule import MultiDomainData
 from mdl.data.domains import Domain
 from mdl.errors import ProcessLost, UserError
@@ -190,7 +190,7 @@ def _go_on_later(folder: RunFolder, stopped: RunStopped) -> NoReturn:
         print(f"{folder.path} stopped at step {stopped.step} ({name}); the same command goes on")
         if stopped.number == signal.SIGUSR1 and (answer := queue_again()) is not None:
             print(answer)
-    raise SystemExit(STOPPED)
+    raise SystemExit(INTERRUPTED if stopped.number == signal.SIGINT else STOPPED)
 
 
 def _write_product(recipe: Recipe, fitted: Fitted) -> None:

@@ -116,11 +116,15 @@ def _pack_miniature(options: argparse.Namespace) -> None:
 def _say_what_is_packed(out: Path, recipes: str) -> None:
     domain_table(out).print()
     for name, domain in read_domains(out).items():
-        if lacking := [split for split in ("val", "test") if split not in domain.splits]:
+        if "val" not in domain.splits:
             print(
-                f"{name} has no {' and no '.join(lacking)}: a search does without, a retraining "
-                "needs val, scores need what they are of"
+                f"{name} has no val split: a search does without, a retraining does not. To add "
+                f"one, remove {out / name} and pack again"
             )
+        if "test" not in domain.splits:
+            print(f"{name} has no test split: a retraining gives no test scores, of no domain")
+        if len(domain.classes) == 1:
+            print(f"{name} has one class: every answer is right, which raises means over domains")
     words = shlex.join([f"data.root={out}", f"name={out.name}"])
     print(f"Next: python -m mdl.fit {recipes} {words}")
 

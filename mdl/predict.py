@@ -98,7 +98,7 @@ def image_files(words: Sequence[str]) -> Iterator[Path]:
     """
     for word in words:
         if word == "-":
-            yield from (Path(line.rstrip("\n")) for line in sys.stdin if line.strip())
+            yield from _named_on_standard_input()
         elif Path(word).is_dir():
             found = sorted(p for p in Path(word).rglob("*") if p.suffix.lower() in EXTENSIONS)
             if not found:
@@ -106,6 +106,20 @@ def image_files(words: Sequence[str]) -> Iterator[Path]:
             yield from found
         else:
             yield Path(word)
+
+
+def _named_on_standard_input() -> Iterator[Path]:
+    try:
+        for line in sys.stdin:
+            if "\0" in line:
+                raise ValueError("it holds a zero byte")
+            if line.strip():
+                yield Path(line.rstrip("\n"))
+    except ValueError as error:  # of bytes that are no text, too
+        raise UserError(
+            f"Standard input is no list of files: {error}. Expected a name on each line; an image "
+            "itself is given by its name."
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -161,7 +161,10 @@ def _inline(value: Any) -> str:
 
 def _read(file: Path) -> DictConfig:
     if not file.is_file():
-        known = [str(other) for other in Path("recipes").glob("*.yaml")]
+        if str(file).startswith("-"):
+            raise UserError(f"Unknown option '{file}'; known: --print-recipe, --allow PACKAGE")
+        recipes = Path("recipes").glob("*.yaml")
+        known = [str(other) for other in recipes if not other.name.startswith("compare")]
         hint = nearest(str(file), known) if known else "check the path"
         raise UserError(f"No recipe at {file}; {hint}")
     try:
@@ -207,6 +210,10 @@ def _check_keys(part: Any, schema: type, where: str, origin: str) -> None:
     known = {f.name: f for f in fields(schema)}
     for key in map(str, part):
         full = f"{where}{key}"
+        if key in ("rows", "seeds") and not where:
+            raise UserError(
+                f"{origin} is of a comparison ('{key}'), not of a run: python -m mdl.compare FILE"
+            )
         if key not in known:
             raise UserError(f"Unknown recipe key '{full}' in {origin}; {nearest(key, list(known))}")
         inner = _NESTED.get(full)

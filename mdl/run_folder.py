@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -222,6 +223,13 @@ class RunFolder:
             ) from error
         assert isinstance(recipe, Recipe)
         return recipe
+
+    def retrain_command(self) -> str:
+        """What to type to retrain what this run, a search, has found."""
+        recipe = self.recipe()
+        words = [f"architecture_file={self.architecture_file}", f"data.root={recipe.data.root}"]
+        words += [f"runs_dir={self.path.parent}", f"name={recipe.name}_retrain"]
+        return shlex.join(["python", "-m", "mdl.fit", "recipes/mpnas_retrain.yaml", *words])
 
     def recipe_with(self, words: Sequence[str]) -> Recipe:
         """The run's recipe with `key=value` words over it, which may not change what it is.

@@ -56,8 +56,7 @@ class Trained:
         if recipe.phase != "retrain":
             raise UserError(
                 f"{run} is the run of a search, whose super-network is nothing to export; expected "
-                "a retrained network: python -m mdl.fit recipes/mpnas_retrain.yaml "
-                f"architecture_file={folder.architecture_file} name={recipe.name}_retrain"
+                f"a retrained network: {folder.retrain_command()}"
             )
         if not folder.is_finished("retrain", recipe.trainer.max_steps):
             done = folder.finished_steps("retrain")

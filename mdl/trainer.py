@@ -138,6 +138,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # a search holds out training images and validates on nothing
     warnings.filterwarnings("ignore", message=".*val_dataloader.* but have no `validation_step`")
+    # whoever has SLURM's commands at hand need not be in a job; `check_launch` knows
+    warnings.filterwarnings("ignore", message=".*`srun` command is available on your system")
     # a frozen backbone is
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")

@@ -167,6 +167,16 @@ def test_a_run_that_fails_is_shown_and_the_others_go_on(
     summary = "1 run failed: a_search-seed0; 2 need it and did not start."
     assert summary in str(raised.value) + captured.err
     assert list(finished(file)) == ["common-seed0"]
+    # it is still told afterwards, until the run is tried again
+    compare.main([str(file), "--dry-run"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"failed with status {status}" in said and "runs done; failed: a_search-seed0" in said
+    folder = folder_of(file)
+    assert folder.record()["failed"] == {"a_search-seed0": status}
+    monkeypatch.setattr(FailingSearches, "failure", 3)
+    with pytest.raises(SystemExit):
+        compare.main([str(file), "workers=1"])
+    assert folder.record()["failed"] == {"a_search-seed0": 3}
 
 
 def test_a_run_that_ends_and_is_not_finished_is_not_started_for_ever(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mdl import evaluate, fit
-from mdl.command import STOPPED, run_command
+from mdl.command import INTERRUPTED, STOPPED, run_command
 from mdl.errors import UserError
 from mdl.training.base import MultiDomainModule
 from mdl.training.retrain import RetrainModule
@@ -98,8 +98,14 @@ def test_ctrl_c_while_images_are_scored_is_told(
     told_in_a_test(monkeypatch, signal.SIGINT, "on_test_start")
     given = words if command == "fit" else [str(run_of(small_run, "it"))]
     monkeypatch.setattr(sys, "argv", ["python", *given])
-    assert run_command(fit.main if command == "fit" else evaluate.main) == 130
-    assert "stopped; the same command goes on" in capsys.readouterr().err
+    try:
+        status: Any = run_command(fit.main if command == "fit" else evaluate.main)
+    except SystemExit as ended:
+        status = ended.code
+    assert status == INTERRUPTED
+    told = capsys.readouterr()
+    assert "Stopping after this step; Ctrl-C again stops at once" in told.err
+    assert "the same command goes on" in told.out + told.err
 
 
 def test_scores_of_a_checkpoint_that_was_written_over_are_dropped(
@@ -148,3 +154,15 @@ def test_a_want_of_memory_in_an_evaluation_names_what_can_be_given(
     monkeypatch.setattr(RetrainModule, "test_step", full)
     with pytest.raises(UserError, match=r"Out of memory, evaluating .* no result. Start it again."):
         evaluate.main([str(run_of(small_run, "it"))])
+
+
+def test_ctrl_c_pressed_twice_stops_at_once(words: list[str], small_run: list[str]) -> None:
+    def twice(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RetrainModule, "weighted_sum", twice)
+        fit.main(words)
+    assert not list((run_of(small_run, "it") / "checkpoints").iterdir())
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler

@@ -1,8 +1,10 @@
 """Exports, whole, checked against the trained network, and what is refused."""
 
+import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,8 @@ from mdl.device.onnx_model import ALL_DOMAINS, OnnxModel, open_session
 from mdl.device.preparation import prepare
 from mdl.device.torch_files import ProgramModel, load_network, write_program
 from mdl.errors import UserError
+from mdl.recipe_files import load_recipe
+from mdl.run_folder import RunFolder
 from mdl.trained import Trained
 
 pytestmark = pytest.mark.skipif(
@@ -199,8 +203,12 @@ def test_a_search_and_an_unfinished_run_are_refused(finished_run: Path, tmp_path
         export.main([str(run)])
     recipe = run / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("phase: retrain", "phase: search"))
-    with pytest.raises(UserError, match="is the run of a search"):
+    with pytest.raises(UserError, match="is the run of a search") as told:
         export.main([str(run)])
+    words = shlex.split(str(told.value).partition("python -m mdl.fit ")[2])
+    retrained = load_recipe(words)  # what it advises to type
+    assert retrained.data.root == RunFolder(finished_run).recipe().data.root
+    assert retrained.architecture_file == str(run / "architecture.json")
 
 
 def test_a_missing_package_is_named_with_its_remedy(
@@ -289,6 +297,19 @@ def test_a_bad_image_is_told_and_the_others_are_answered(
     said = capsys.readouterr()
     assert "bad.png is no image that can be read: none of the kinds" in said.err
     assert [json.loads(line)["image"] for line in said.out.splitlines()] == [str(image)]
+
+
+def test_an_image_on_standard_input_is_told_from_names(
+    exported: Path, image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(exported / "onnx"), "--domain", "cars", "-"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("a\0b.png\n"))
+    with pytest.raises(UserError, match="Standard input is no list of files: .* a name on each"):
+        predict.main(words)
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{image}\n\n"))
+    capsys.readouterr()
+    predict.main(words)
+    assert json.loads(capsys.readouterr().out)["image"] == str(image)
 
 
 def test_an_image_that_is_not_there_is_told(

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mdl import fit
-from mdl.command import STOPPED
+from mdl.command import INTERRUPTED, STOPPED
 from mdl.space.architecture import Architecture
 from tests.test_fit import RETRAIN, SEARCH, assert_same_run, metrics, run_of, weights
 
@@ -164,7 +164,11 @@ LONG = ["trainer.max_steps=400", "trainer.validation_interval=50"]
 
 @pytest.mark.parametrize(
     ("number", "validated"),
-    [(signal.SIGTERM, []), (signal.SIGUSR1, ["trainer.validation_interval=1"])],
+    [
+        (signal.SIGTERM, []),
+        (signal.SIGUSR1, ["trainer.validation_interval=1"]),
+        (signal.SIGINT, ["data.workers=2"]),
+    ],
 )
 def test_a_signal_ends_a_run_after_its_step_and_the_same_command_goes_on(
     small_run: list[str], number: signal.Signals, validated: list[str]
@@ -174,7 +178,7 @@ def test_a_signal_ends_a_run_after_its_step_and_the_same_command_goes_on(
     with begun([RETRAIN, *words], run) as started:
         started.send_signal(number)
         out, error = started.communicate(timeout=120)
-    assert started.returncode == STOPPED, error
+    assert started.returncode == (INTERRUPTED if number == signal.SIGINT else STOPPED), error
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert f"stopped at step {state['global_step']} ({number.name})" in out
     assert "Traceback" not in error

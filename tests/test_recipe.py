@@ -218,3 +218,10 @@ def test_a_bad_callback_is_refused_in_words(override: str, message: str) -> None
     recipe = load_recipe([SEARCH, override])
     with pytest.raises(UserError, match=message):
         build_callbacks(recipe)
+
+
+def test_another_command_s_file_is_told() -> None:
+    with pytest.raises(UserError, match="recipes/compare.yaml is of a comparison .* mdl.compare"):
+        load_recipe(["recipes/compare.yaml"])
+    with pytest.raises(UserError, match="Unknown option '--foo'; known: --print-recipe"):
+        load_recipe([SEARCH, "--foo"])

@@ -55,9 +55,10 @@ def _replace(content: dict[str, Any], word: str) -> None:
     key, _, value = word.partition("=")
     known = _keys(Comparison, *_NOT_PLAIN, "rows", "runs")
     if key not in known:
+        hint = nearest(key, known)
         raise UserError(
-            f"Unknown key '{key}' of a comparison; {nearest(key, known)}. A setting of every run "
-            "has a dot in its key, e.g. data.root=data/mine"
+            f"Unknown key '{key}' of a comparison; {hint}{'' if hint.endswith('?') else '.'} A "
+            "setting of every run has a dot in its key, e.g. data.root=data/mine"
         )
     try:
         content[key] = yaml.safe_load(value)
@@ -131,6 +132,8 @@ def _keys(of: type, *without: str) -> list[str]:
 
 def _check_keys(content: Mapping[str, Any], known: list[str], where: str) -> None:
     for key in content:
+        if key == "phase" and key not in known:
+            raise UserError(f"{where} is a run's recipe ('phase'): python -m mdl.fit FILE")
         if key not in known:
             raise UserError(f"Unknown key '{key}' in {where}; {nearest(str(key), known)}")
 

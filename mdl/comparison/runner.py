@@ -46,6 +46,8 @@ class Runner:
         self.seconds: dict[str, float] = self.folder.record().get("seconds", {})
         self.untimed: set[str] = set()  # jobs that went on while nobody looked
         self.failed: dict[str, int] = {}  # job -> exit status
+        # of an earlier start, and not tried again yet
+        self.failed_before: dict[str, int] = self.folder.record().get("failed", {})
         self._recipes: dict[tuple[str, ...], Recipe] = {}
         self._checked: set[tuple[str, ...]] = set()  # words of runs that have begun with them
         self._finished: set[str] = set()
@@ -85,6 +87,7 @@ class Runner:
                 # another process may have worked on it until now
                 before = self.folder.record()
                 self.seconds = before.get("seconds", {})
+                self.failed_before = before.get("failed", {})
                 # what ran when the record was last written was left by a runner that was killed
                 self.untimed = {*before.get("untimed", ()), *before.get("running", ())}
                 self.look()
@@ -114,6 +117,8 @@ class Runner:
         left = self.unfinished
         done = sum(map(self.is_finished, self.plan.jobs.values()))
         line = f"{done} of {done + len(left)} runs done"
+        if failed := [job.name for job in left if self.failure(job.name) is not None]:
+            line += f"; failed: {', '.join(failed)}"
         if running := [f"{n} ({self._progress(n)})" for n in self._running]:
             line += f"; running: {', '.join(running)}"
         if not left:
@@ -126,6 +131,10 @@ class Runner:
         if time is None:
             return f"{line}; time left: not known until a search and a training have run a while"
         return f"{line}; about {duration(time)} left"
+
+    def failure(self, name: str) -> int | None:
+        """The exit status of a job that has failed when it was last tried."""
+        return self.failed.get(name, self.failed_before.get(name))
 
     def blocked(self) -> list[Job]:
         """What was not run, because something that it needs has failed."""
@@ -161,6 +170,7 @@ class Runner:
             folder = self.folder.run(job.name)
             at, log = folder.recorded_step(), self.folder.log_file(job.name)
             self._first_steps[job.name] = at
+            self.failed_before.pop(job.name, None)
             if at == 0:
                 self.seconds.pop(job.name, None)  # of a run whose folder was removed
                 self.untimed.discard(job.name)
@@ -321,6 +331,7 @@ class Runner:
             "jobs": jobs,
             "running": sorted(running),
             "untimed": sorted(self.untimed),
+            "failed": {job: self.failure(job) for job in left if self.failure(job) is not None},
             "seconds": {
                 name: self.seconds.get(name, 0.0) + seconds.get(name, 0.0)
                 for name in {**self.seconds, **seconds}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from mdl.console import phase_bar
-from mdl.data.domains import SPLITS
+from mdl.data.domains import SPLITS, check_name
 from mdl.data.images import EXTENSIONS
 from mdl.errors import UserError
 
@@ -71,8 +72,9 @@ def read_folders(root: Path) -> list[FolderDomain]:
     folders = _subfolders(root)
     if any(folder.name in SPLITS for folder in folders):
         raise UserError(
-            f"{root} holds the splits of one domain; expected a folder of domains. "
-            f"Give its parent: python -m mdl.pack folders {root.parent} OUT"
+            f"{root} holds the splits of one domain; expected a folder of domains, none of which "
+            "can be named train, val or test. Give its parent: python -m mdl.pack folders "
+            f"{root.parent} OUT"
         )
     if not folders:
         raise UserError(f"{root} holds no folders; expected {root}/<domain>/<split>/<class>/*.")
@@ -81,16 +83,39 @@ def read_folders(root: Path) -> list[FolderDomain]:
             f"{root} holds the classes of one domain; expected a folder of domains. "
             f"Give its parent: python -m mdl.pack folders {root.parent} OUT"
         )
+    _check_names([folder.name for folder in folders])
     return [_read_domain(folder) for folder in folders]
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raises UserError for all that cannot be names of domains, before any image is read."""
+    wrong = []
+    for name in names:
+        try:
+            check_name(name)
+        except UserError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise UserError(" ".join(wrong))
 
 
 def _read_domain(folder: Path) -> FolderDomain:
     splits = {split: folder / split for split in SPLITS if (folder / split).is_dir()}
     inner = _subfolders(folder)
+    bare = [at for at in splits.values() if _holds_images(at) and not _subfolders(at)]
+    for at in bare:
+        if "train" not in splits or splits["train"] in bare:
+            raise UserError(
+                f"{at} holds images and no classes; train, val and test are names of splits: "
+                f"expected {folder}/train/<class>/*. A class that is named so needs these folders "
+                "around it, or another name."
+            )
     if not splits and any(_holds_images(sub) for sub in inner):
         return _split_by_hash(folder)
     if "train" not in splits:
         found = ", ".join(sub.name for sub in inner) or "no folders"
+        if inner and not any(_is_image(file) for sub in inner for file in sub.rglob("*")):
+            found += ", without images"
         raise UserError(
             f"Domain '{folder.name}' has no split 'train': expected {folder}/train/<class>/*, "
             f"or {folder}/<class>/* to be split by hash; found {found}."
@@ -190,6 +215,11 @@ def _read_classes(folder: Path, classes: tuple[str, ...], ignored: Counter[str])
         for file in sorted(class_folder.iterdir()):
             if _is_image(file):
                 images.append(FileImage(file, label))
+            elif file.is_dir():
+                inside = sum(map(_is_image, file.rglob("*")))
+                if inside:
+                    at = f"'{class_folder.name}/{file.name}', deeper than their class's folder"
+                    ignored[f"images in {at}"] += inside
             elif not file.name.startswith("."):
                 ignored[f"files '{file.suffix or file.name}', which are no images"] += 1
     return images

@@ -10,6 +10,7 @@ import itertools
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -161,6 +162,8 @@ def _end_with_trainer(worker: int) -> None:
     started (Python's way from 3.14 on) is the server, which lives as long as they do: after a
     kill -9 they would stay, and fill the memory.
     """
+    # a terminal sends Ctrl-C to all processes of a run; the trainer goes on to its step's end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     trainer = multiprocessing.parent_process()
     assert trainer is not None
 

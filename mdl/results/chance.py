@@ -8,6 +8,7 @@ from typing import Any
 
 from mdl.results.run import Run
 
+_NAMED = 3  # so many domains are named where all of them are at chance
 _ERRORS = 2.0  # so many standard errors above guessing are needed to call it learnt
 
 
@@ -35,4 +36,6 @@ def at_chance_in_words(split: str, scores: Mapping[str, Any]) -> str | None:
     ]
     if not found:
         return None
+    if len(found) == len(scores["accuracy"]) > _NAMED:
+        return f"all {len(found)} domains ({split})."
     return f"{len(found)} of {len(scores['accuracy'])} domains ({split}): {', '.join(found)}."

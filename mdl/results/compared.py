@@ -126,13 +126,13 @@ class Compared:
         }
         if not runs:
             raise UserError(
-                f"{folder.path} has no finished run of a row yet. Go on with it: "
-                f"{record['command']}"
+                f"{folder.path} has no finished run of a row yet. {_failed(folder, record)}Go on "
+                f"with it: {record['command']}"
             )
         split = _split(record, runs)
         rows = {name: _row(record, name, runs, split) for name in record["rows"]}
         there = {name: row for name, row in rows.items() if row.runs}
-        return cls(folder, record, there, split, _missing(record, there))
+        return cls(folder, record, there, split, _missing(folder, record, there))
 
     def row(self, role: str) -> ComparedRow | None:
         """The row that is the comparison's 'baseline', 'reference' or 'main', where it is there."""
@@ -219,14 +219,25 @@ def _left(record: Mapping[str, Any]) -> list[str]:
     return [name for name, job in record["jobs"].items() if job["left"]]
 
 
-def _missing(record: Mapping[str, Any], rows: Mapping[str, ComparedRow]) -> list[str]:
+def _failed(folder: ComparisonFolder, record: Mapping[str, Any]) -> str:
+    """A sentence about runs that ended in an error, and where it is; empty where none did."""
+    failed = record.get("failed", {})
+    if not failed:
+        return ""
+    logs = folder.log_file(next(iter(failed))).parent
+    return f"Failed, and why is told in {logs}: {', '.join(failed)}. "
+
+
+def _missing(
+    folder: ComparisonFolder, record: Mapping[str, Any], rows: Mapping[str, ComparedRow]
+) -> list[str]:
     left = _left(record)
     if not left:
         return []
     done = sum(job["finished"] for job in record["jobs"].values())
     sentences = [
         f"Not finished: {len(left)} of {done + len(left)} runs: {', '.join(left)}. "
-        f"Go on with: {record['command']}"
+        f"{_failed(folder, record)}Go on with: {record['command']}"
     ]
     absent = [of["label"] for name, of in record["rows"].items() if name not in rows]
     if absent:

@@ -92,6 +92,9 @@ def chance_remarks(compared: Compared) -> list[str]:
         if counts:
             total = len(row.all_runs)
             named = ", ".join(f"{domain} ({n} of {total})" for domain, n in counts.items())
+            if len(counts) == len(row.domains) > 1 and len(set(counts.values())) == 1:
+                (times,) = set(counts.values())
+                named = f"all {len(counts)} domains ({times} of {total})"
             remarks.append(f"{row.label} is at chance ({row.split}) in some runs: {named}.")
     return remarks
 

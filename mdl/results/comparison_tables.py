@@ -21,7 +21,8 @@ def accuracy_table(compared: Compared) -> Table:
     main = compared.row("main")
     rows = []
     for row in compared.rows.values():
-        cells = [row.label, _ratio(row, reference), f"{row.macs / 1e6:.1f}"]
+        parameters = _ratio(row, reference) if reference else f"{row.parameters:,.0f}"
+        cells = [row.label, parameters, f"{row.macs / 1e6:.1f}"]
         cells += [plus_minus(_spread(row.means)), _worst(row)]
         if main is not None:
             cells.append("" if row is main else interval(compared.difference(row)))
@@ -198,7 +199,7 @@ def _spread(by_seed: dict[int, float]) -> Spread | None:
 
 def _ratio(row: ComparedRow, reference: ComparedRow | None) -> str:
     if reference is None:
-        return f"{row.parameters:,.0f}"
+        return "-"
     return f"{row.parameters / reference.parameters:.2f}x"
 
 

@@ -96,6 +96,8 @@ class RewardAgainstTraining:
     def table(self, split: str) -> Table:
         rows = [[name, f"{tau:+.2f}", str(count)] for name, (tau, count) in self.taus().items()]
         note = f"Kendall's tau-b of {split} top-1 by the super-network and after training."
+        if not rows:
+            note += f" There is none: it takes {_FEWEST} networks or more that differ."
         return Table("Reward and accuracy after training", ["domain", "tau", "paths"], rows, note)
 
     def content(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from mdl.results.path_map import draw_path_map, map_size
-from mdl.results.styles import COLOURS, GREY, INK, domain_styles, new_figure, styled
+from mdl.results.styles import COLOURS, GREY, INK, domain_styles, new_figure, shortened, styled
 from mdl.space.architecture import similarity
 from mdl.space.search_space import Path, SearchSpace
 
@@ -28,7 +28,7 @@ Points = Sequence[tuple[float, float]]
 @styled
 def similarity_figure(paths: Mapping[str, Path]) -> Figure:
     """Jaccard score of every two domains' searched nodes, [domains, domains]."""
-    scores, names = similarity(paths), list(paths)
+    scores, names = similarity(paths), list(shortened(paths).values())
     side = max(0.36 * len(names), 1.2)
     margin = 0.085 * max(map(len, names))
     figure = new_figure(side + margin + 1.3, side + 0.75 * margin + 0.5)
@@ -72,7 +72,7 @@ def accuracy_figure(
 
 def _bars_size(accuracy: Accuracy, chance: Mapping[str, float]) -> tuple[float, float]:
     row = 0.14 + 0.15 * len(_runs_of(accuracy))
-    names = 0.08 * max(map(len, chance))
+    names = 0.08 * max(map(len, shortened(chance).values()))
     return 0.9 + names + 3.0 * len(accuracy), 1.15 + row * (len(chance) + 1)
 
 
@@ -98,11 +98,11 @@ def draw_accuracy(
         for row, level in enumerate(marks.values()):
             axes.plot([100 * level] * 2, [row - 0.42, row + 0.42], color=INK, linewidth=1.4)
         axes.set_title(split)
-        axes.set_xlim(0, 109 + 100 * widest)
+        axes.set_xlim(0, 114 + 100 * widest)
         axes.set_xticks(range(0, 101, 20))
         axes.set_xlabel("top-1, %")
         axes.axhline(len(chance) - 0.5, color=GREY, linewidth=0.6)
-    panels[0].set_yticks(range(len(marks)), list(marks))
+    panels[0].set_yticks(range(len(marks)), list(shortened(marks).values()))
     panels[0].set_ylim(len(marks) - 0.45, -0.55)
     panels[0].get_yticklabels()[-1].set_weight("bold")
     _add_runs_legend(figure, runs)
@@ -158,8 +158,11 @@ def curves_figure(
     most: points of a line; where there are more records, each point is the mean of some.
     """
     styles, width = domain_styles(domains), 5.2
-    shown = [name for name in [*domains, MEAN] if series.get(name)]
-    columns = max(1, min(4, int(width / (0.5 + 0.085 * max(map(len, shown))))))
+    # the mean of one domain would hide its line
+    names = [*domains, MEAN] if len(domains) > 1 else domains
+    shown = [name for name in names if series.get(name)]
+    labels = shortened(shown)
+    columns = max(1, min(4, int(width / (0.5 + 0.085 * max(map(len, labels.values()))))))
     figure = new_figure(width, 2.7 + 0.2 * -(-len(shown) // columns))
     axes = figure.add_subplot()
     together = -(-max(len(series[name]) for name in shown) // most)
@@ -171,7 +174,7 @@ def curves_figure(
             look = {"color": style.colour, "linestyle": style.dash, "linewidth": 1.3}
             look |= {"marker": style.marker, "markersize": 4.5}
             look |= {"markevery": (place % stride, stride)}
-        axes.plot(steps, values, label=name, **look)
+        axes.plot(steps, values, label=labels[name], **look)
     axes.set_xlabel("step" if together == 1 else f"step (a point: the mean of {together} records)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set_ylabel(label)

@@ -17,6 +17,7 @@ from mdl.space.architecture import similarity
 from mdl.space.search_space import Path, SearchSpace
 
 _WIDTH, _HEIGHT = 0.86, 0.6  # of a box; columns and rows are 1 apart
+_SHORT = 14  # letters of a name that stands beside the middle
 _APART = 0.1  # between the two lines through a shared box
 
 
@@ -35,10 +36,16 @@ def pair_figure(space: SearchSpace, paths: Mapping[str, Path], one: str, other: 
             if node not in shared:
                 look = {"facecolor": "white", "edgecolor": colour, "linewidth": 2.0}
                 _draw_box(axes, node, side, "own", INK, look)
-        axes.text(side, 0.8, domain, ha="center", color=colour, weight="bold")
+        height, place = 0.8, float(side)
+        if max(len(one), len(other)) > _SHORT:  # one below the other, from the sides
+            height, place = (1.7 if side < 0 else 1.25), side * (1 + _WIDTH / 2)
+        align = "center" if place == side else ("left" if side < 0 else "right")
+        axes.text(place, height, domain, ha=align, color=colour, weight="bold")
     for node in shared:
         _draw_box(axes, node, 0, "shared", "white", {"facecolor": INK, "edgecolor": INK})
     _finish(axes, space, _title(paths, one, other, len(shared) - 2))
+    if max(len(one), len(other)) > _SHORT:
+        axes.set_ylim(top=2.2)
     return figure
 
 

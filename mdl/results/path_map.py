@@ -15,7 +15,16 @@ from matplotlib.path import Path as Curve
 
 from mdl.networks.multipath import Node, path_users, supernet_users
 from mdl.results.lanes import Passing, domain_lines, head_points, lead, map_sizes, place_of
-from mdl.results.styles import GREY, INK, PALE, DomainStyle, domain_styles, new_figure, styled
+from mdl.results.styles import (
+    GREY,
+    INK,
+    PALE,
+    DomainStyle,
+    domain_styles,
+    new_figure,
+    shortened,
+    styled,
+)
 from mdl.space.search_space import Path, SearchSpace
 
 
@@ -47,7 +56,7 @@ def path_map_figure(space: SearchSpace, paths: Mapping[str, Path]) -> Figure:
 
 def map_size(space: SearchSpace, paths: Mapping[str, Path]) -> tuple[float, float]:
     """Width and height that leave each line and name its room, inches."""
-    sizes, names = map_sizes(len(paths)), 0.085 * max(map(len, paths))
+    sizes, names = map_sizes(len(paths)), 0.085 * max(map(len, shortened(paths).values()))
     rows = max(sizes.row * (len(space.blocks) + 1), 0.19 * len(paths))
     return 1.3 + sizes.column * (len(space.layers) + 2.5) + names, 1.1 + rows
 
@@ -57,10 +66,10 @@ def draw_path_map(figure: FigureBase, space: SearchSpace, paths: Mapping[str, Pa
     axes, sizes = figure.add_subplot(), map_sizes(len(paths))
     styles, kinds = domain_styles(paths), node_kinds(space, paths)
     _draw_grid(axes, space)
-    ends = head_points(space, len(paths))
+    ends, names = head_points(space, len(paths)), shortened(paths)
     for end, (domain, line) in zip(ends, domain_lines(space, paths, sizes).items(), strict=True):
         _draw_line(axes, [*line, end], styles[domain], sizes.line)
-        axes.text(end.column + 0.25, end.row, domain, va="center", ha="left", fontsize=8.5)
+        axes.text(end.column + 0.25, end.row, names[domain], va="center", ha="left", fontsize=8.5)
         axes.plot(*end.point, styles[domain].marker, color=styles[domain].colour, markersize=6)
     _draw_nodes(axes, space, kinds, styles, sizes.diameter)
     _add_legend(figure, kinds)

@@ -19,6 +19,8 @@ DASHES: tuple[Any, ...] = ("solid", (0, (4, 1.5)), (0, (1.2, 1.2)))
 # ten: with seven colours, a pair returns only after seventy domains
 MARKERS = "osD^vPX*<>"
 
+_LONGEST = 24  # letters of a name that a figure writes out
+
 INK, GREY, PALE = "#1a1a1a", "#6b6b6b", "#bdbdbd"
 
 # Any: matplotlib types the key of every setting
@@ -61,6 +63,12 @@ def domain_styles(domains: Iterable[str]) -> dict[str, DomainStyle]:
         domain: DomainStyle(colour, DASHES[(place // len(COLOURS)) % len(DASHES)], marker)
         for place, (domain, colour, marker) in enumerate(places)
     }
+
+
+def shortened(names: Iterable[str]) -> dict[str, str]:
+    """Names as figures write them: of a long one, its beginning and its end, if that tells it."""
+    short = {n: n if len(n) <= _LONGEST else f"{n[:13]}…{n[-10:]}" for n in names}
+    return short if len(set(short.values())) == len(short) else {name: name for name in short}
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -59,9 +59,9 @@ def path_table(architecture: Architecture, entropies: Mapping[str, float]) -> Ta
     rows = []
     for (domain, path), row in zip(architecture.paths.items(), scores, strict=True):
         used = sum(block != ZERO for block in path)
-        others = (sum(row) - 1) / max(len(row) - 1, 1)
+        alike = f"{(sum(row) - 1) / (len(row) - 1):.2f}" if len(row) > 1 else "-"
         entropy = f"{entropies[domain]:.2f}" if domain in entropies else "-"
-        rows.append([domain, f"{used} of {len(path)}", f"{others:.2f}", entropy])
+        rows.append([domain, f"{used} of {len(path)}", alike, entropy])
     columns = ["domain", "layers used", "mean Jaccard", "entropy, nats per layer"]
     return Table("paths found", columns, rows)
 

@@ -1,8 +1,10 @@
-"""Ends a run between two steps when the system asks for it, as before the end of a job's time."""
+"""Ends a run between two steps: for Ctrl-C, and for the system, as before a job's time is over."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from types import FrameType
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import distributed as dist
 from mdl.networks.rank_norm import several_ranks
 from mdl.training.checkpoints import Checkpoints
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _INTERVAL = 10  # steps between two looks at what other ranks were told
 
 
@@ -56,9 +58,14 @@ class StopSignal(L.Callback):
 
     def _listen(self) -> None:
         # once training or scoring begins, since Lightning sets its own before
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        heard = [n for n in SIGNALS if n != signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in heard}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == self._told == signal.SIGINT:
+            raise KeyboardInterrupt  # pressed twice: whoever presses it does not want to wait
+        if number == signal.SIGINT and os.environ.get("LOCAL_RANK", "0") == "0":
+            print("\nStopping after this step; Ctrl-C again stops at once", file=sys.stderr)
         self._told = number
 
     def on_train_batch_end(

@@ -54,6 +54,7 @@ def test_the_first_seed_is_tuned_on_where_no_other_is_said(tmp_path: Path) -> No
             "A setting is seed=1",
         ),
         ({"runs": {"a_search": {"settings": ["name=x"]}, "b_search": {}}}, "A setting is name=x"),
+        ({"phase": "search"}, "is a run's recipe .'phase'.: python -m mdl.fit"),
         ({"sead": 1}, "Unknown key 'sead' in .*did you mean 'seeds'"),
         ({"rows": {}}, "has no rows"),
         ({"rows": None}, "has no rows"),

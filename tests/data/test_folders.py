@@ -155,7 +155,10 @@ def test_what_a_domain_lacks_is_said_when_it_is_packed(
 ) -> None:
     write_classes(tmp_path / "in" / "d" / "train", {"a": 3})
     pack.main(["folders", str(tmp_path / "in"), str(tmp_path / "out")])
-    assert "d has no val and no test: a search does without" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "d has no val split: a search does without, a retraining does not. To add one" in said
+    assert "d has no test split: a retraining gives no test scores" in said
+    assert "d has one class: every answer is right" in said
     for command in ("verify", "info"):
         with pytest.raises(UserError, match="reads a folder; .* is an address"):
             pack.main([command, "https://example.org/data"])
@@ -172,3 +175,34 @@ def test_hidden_files_and_a_stray_picture_are_no_images(tmp_path: Path) -> None:
     (domain,) = read_folders(tmp_path)
     assert len(domain.images["train"]) == 7
     assert domain.ignored["images in pets/ itself, in no split"] == 1
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_a_class_with_the_name_of_a_split_is_told(tmp_path: Path, name: str) -> None:
+    write_classes(tmp_path / "vehicles", {"car": 3, "plane": 3, name: 3})
+    told = rf"vehicles/{name} holds images and no classes; train, val and test are names of splits"
+    with pytest.raises(UserError, match=told):
+        read_folders(tmp_path)
+    write_classes(tmp_path / "vehicles" / "train", {"car": 3, "plane": 3, name: 3})
+    for file in (tmp_path / "vehicles" / name).glob("*.png"):
+        file.unlink()
+    (domain,) = (of for of in read_folders(tmp_path))
+    assert name in domain.classes
+
+
+def test_all_names_that_cannot_be_are_told_before_any_image_is_read(tmp_path: Path) -> None:
+    for name in ("fine", "mean", "my photos"):
+        write_classes(tmp_path / name, {"a": 3})
+    with pytest.raises(UserError, match=r"'mean' cannot be the name .* 'my photos' cannot be"):
+        read_folders(tmp_path)
+
+
+def test_folders_within_a_class_and_empty_classes_are_told(tmp_path: Path) -> None:
+    write_classes(tmp_path / "pets" / "train", {"cat": 4})
+    write_classes(tmp_path / "pets" / "train" / "cat", {"more": 5})
+    (tmp_path / "pets" / "train" / "cat" / "__MACOSX").mkdir()
+    (domain,) = read_folders(tmp_path)
+    assert dict(domain.ignored) == {"images in 'cat/more', deeper than their class's folder": 5}
+    (tmp_path / "none" / "cat").mkdir(parents=True)
+    with pytest.raises(UserError, match="Domain 'none' .* found cat, without images"):
+        read_folders(tmp_path)

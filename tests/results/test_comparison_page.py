@@ -253,3 +253,17 @@ def test_test_images_are_reported_once_all_is_done(tmp_path: Path) -> None:
     assert Compared.read(made(tmp_path / "whole")).split == "test"
     part = made(tmp_path / "part", unfinished=("common-seed2",))
     assert Compared.read(part).split == "val"
+
+
+def test_a_report_names_what_failed_and_where_the_reason_is(tmp_path: Path) -> None:
+    folder = made(tmp_path, unfinished=["bundle-seed1"])
+    folder.write_record(folder.record() | {"failed": {"bundle-seed1": 2}})
+    (sentence,) = (of for of in Compared.read(folder).missing if "Not finished" in of)
+    assert f"Failed, and why is told in {folder.path / 'logs'}: bundle-seed1. Go on" in sentence
+
+
+def test_without_a_reference_there_is_no_ratio(tmp_path: Path) -> None:
+    compared = Compared.read(made(tmp_path, reference=None))
+    assert {cells(cost_table(compared), "common")["ratio"]} == {"-"}
+    count = cells(cost_table(compared), "common")["parameters"]
+    assert cells(accuracy_table(compared), "common")["parameters"] == count

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from mdl.networks.multipath import path_users, supernet_users
 from mdl.results.lanes import domain_lines, map_sizes
 from mdl.results.path_map import node_kinds, path_map_figure
+from mdl.results.styles import shortened
 from mdl.space.search_space import Path, SearchSpace, Stage
 
 
@@ -67,6 +68,17 @@ def test_no_two_lines_run_into_each_other_at_a_node(space: SearchSpace) -> None:
     for passings in zip(*lines.values(), strict=True):
         assert len({passing.point for passing in passings}) == len(paths)
         assert all(abs(passing.lane) < 0.5 for passing in passings)
+
+
+def test_long_names_leave_their_beginning_and_their_end(space: SearchSpace) -> None:
+    (path,) = alike_paths(space, 1).values()
+    names = [f"photographs-of-the-year-{year}" for year in range(2001, 2004)]
+    figure = path_map_figure(space, dict.fromkeys(names, path))
+    drawn = {text.get_text() for text in figure.axes[0].texts}
+    assert {"photographs-o…-year-2001", "photographs-o…-year-2003"} <= drawn
+    assert shortened(["inria_person"]) == {"inria_person": "inria_person"}
+    alike = [f"{name}-in-colour" for name in names]  # these would be one
+    assert list(shortened(alike).values()) == alike
 
 
 @pytest.mark.parametrize("num_domains", [1, 10, 20])
