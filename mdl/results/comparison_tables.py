@@ -178,7 +178,7 @@ def tries_table(compared: Compared) -> Table | None:
         f"On seed {seed} alone, by the validation split alone; no report shows the test scores of "
         "tries that were not chosen."
     )
-    columns = ["method", "try", "val top-1, %", ""]
+    columns = ["method", "try", "val top-1, %", "entered"]
     return Table("Tries", columns, rows, note, in_words=True)
 
 

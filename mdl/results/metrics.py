@@ -9,16 +9,19 @@ from typing import Any
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
-    """The records in their order, without a last line that a killed process left half-written."""
+    """The records in their order, without lines that are none: damaged, or left half-written."""
     if not file.is_file():
         return []
-    records = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+    lines = file.read_bytes().splitlines()
+    return [record for line in lines if (record := _record(line)) is not None]
+
+
+def _record(line: bytes) -> dict[str, float] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:  # of JSON, or of bytes that are no text
+        return None
+    return record if isinstance(record, dict) and "step" in record else None
 
 
 def last_values(file: Path, quantity: str) -> dict[str, float]:
@@ -61,8 +64,10 @@ class MetricRows:
             new = stream.read()
         whole = new[: new.rfind(b"\n") + 1]
         self._at += len(whole)
-        for record in map(json.loads, whole.splitlines()):
-            step = record.pop("step")
+        for record in map(_record, whole.splitlines()):
+            if record is None:
+                continue
+            step = int(record.pop("step"))
             if step != self._step:
                 yield from self._given()
             self._step = step
