@@ -363,6 +363,11 @@ def test_the_python_calls_of_the_page_answer(
     assert re.match(r"class\d", capsys.readouterr().out)
 
 
+def test_a_folder_above_the_models_is_refused_with_their_names(exported: Path) -> None:
+    with pytest.raises(UserError, match=rf"wrote: {exported / 'onnx'} or {exported / 'model.pte'}"):
+        open_model(exported)
+
+
 def test_what_is_no_model_is_refused(exported: Path, image: Path, tmp_path: Path) -> None:
     for model, words in {
         str(image): "is no exported model",

@@ -34,9 +34,11 @@ class OnnxModel:
         files = sorted(path.glob("*.onnx")) if path.is_dir() else [path]
         self._files = {file.stem: file for file in files if file.name != ALL_DOMAINS}
         if not self._files or not files[0].is_file():
+            below = [path / "onnx", path / "export" / "onnx", *path.glob("*.pte")]
+            there = " or ".join(str(of) for of in below if of.exists())
             raise UserError(
                 f"No .onnx file at {path}; expected the folder, or one file of it, that "
-                "python -m mdl.export wrote."
+                f"python -m mdl.export wrote{f': {there}' if there else ''}."
             )
         self._threads = threads
         self._sessions: dict[str, Any] = {}

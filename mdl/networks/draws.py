@@ -106,7 +106,7 @@ class RandomPaths:
         raise UserError(
             f"No random paths were found whose parameters and multiply-adds are within "
             f"{self.tolerance:.0%} of the wanted ones; expected a space with enough blocks. "
-            "Widen space.kernels, space.expansions or the stages, or take retrain.paths=common."
+            "Widen space.kernels, space.expansions or the stages, or ask for another size."
         )
 
     def _distance(self, paths: Mapping[str, Path]) -> float:
