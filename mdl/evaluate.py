@@ -77,7 +77,13 @@ def main(arguments: Sequence[str]) -> None:
             f"{options.run} was trained on the {split} split (data.train_splits): its "
             "accuracy there says nothing. Evaluate another --split."
         )
-    data.check_split(split, labelled=True)
+    if not (scored := data.scored(split)):
+        raise UserError(
+            f"No domain has labelled {split} images: there is nothing to compare answers to. "
+            "Evaluate another --split, or write them with --submission."
+        )
+    if lacking := [name for name in domains if name not in scored]:
+        print(f"{', '.join(lacking)} without labelled {split} images; means are of the others")
     watching = [ErrorStage(), StopSignal(None)]
     trainer = _trainer(recipe, [*build_callbacks(recipe, options.allow), *watching])
     try:

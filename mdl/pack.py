@@ -122,7 +122,7 @@ def _say_what_is_packed(out: Path, recipes: str) -> None:
                 f"one, remove {out / name} and pack again"
             )
         if "test" not in domain.splits:
-            print(f"{name} has no test split: a retraining gives no test scores, of no domain")
+            print(f"{name} has no test split: a retraining gives no test score of it")
         if len(domain.classes) == 1:
             print(f"{name} has one class: every answer is right, which raises means over domains")
     words = shlex.join([f"data.root={out}", f"name={out.name}"])

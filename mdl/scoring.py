@@ -26,7 +26,7 @@ from mdl.weights import load_weights
 
 
 def scored_splits(domains: Mapping[str, Domain], trained: Sequence[str]) -> list[str]:
-    """Of 'val' and 'test', those that were not trained on and have labels in every domain."""
+    """Of 'val' and 'test', those that were not trained on and have labels in some domain."""
     scored = []
     for split in ("val", "test"):
         if split in trained:
@@ -37,8 +37,9 @@ def scored_splits(domains: Mapping[str, Domain], trained: Sequence[str]) -> list
             if split not in of.splits or not of.splits[split].labelled
         ]
         if lacking:
-            print(f"No {split} scores: {', '.join(lacking)} without labelled {split} images")
-        else:
+            rest = "; means are of the others" if len(lacking) < len(domains) else ""
+            print(f"No {split} scores: {', '.join(lacking)} without labelled {split} images{rest}")
+        if len(lacking) < len(domains):
             scored.append(split)
     return scored
 
@@ -88,20 +89,24 @@ def score(
     split: str,
     checkpoint: str,
 ) -> dict[str, Any]:
-    """Accuracy of every image of a split, once, by the averaged weights of a checkpoint."""
+    """Accuracy of every labelled image of a split, once, by a checkpoint's averaged weights.
+
+    Of the domains that have some; the mean is of these.
+    """
     step = load_weights(module, folder.checkpoints_dir / checkpoint, recipe, data.domains)
     data.split = split
-    module.evaluated_split = split
+    module.evaluated_split, module.evaluated_domains = split, data.scored(split)
     trainer.test(module, datamodule=data, verbose=False)
-    accuracy = {d: module.records[f"{split}/accuracy/{d}"] for d in module.domains}
+    scored = module.evaluated_domains
+    accuracy = {d: module.records[f"{split}/accuracy/{d}"] for d in scored}
     return {
         "checkpoint": checkpoint,
         "checkpoint_step": step,
-        "images": dict(zip(module.domains, module.counted, strict=True)),
-        "guessing": {d: data.domains[d].split(split).majority for d in module.domains},
+        "images": {d: module.counted[d] for d in scored},
+        "guessing": {d: data.domains[d].split(split).majority for d in scored},
         "accuracy": accuracy,
         "mean": sum(accuracy.values()) / len(accuracy),
-        "loss": {d: module.records[f"{split}/loss/{d}"] for d in module.domains},
+        "loss": {d: module.records[f"{split}/loss/{d}"] for d in scored},
     }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -10,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from mdl import evaluate, fit
+from mdl import evaluate, fit, report
 from mdl.command import INTERRUPTED, STOPPED, run_command
 from mdl.errors import UserError
 from mdl.training.base import MultiDomainModule
 from mdl.training.retrain import RetrainModule
-from tests.test_fit import RETRAIN, assert_same_run, run_of
+from tests.test_fit import RETRAIN, assert_same_run, metrics, run_of
 
 
 @pytest.fixture
@@ -166,3 +167,36 @@ def test_ctrl_c_pressed_twice_stops_at_once(words: list[str], small_run: list[st
         fit.main(words)
     assert not list((run_of(small_run, "it") / "checkpoints").iterdir())
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_a_split_is_scored_of_the_domains_that_have_it(
+    packed: Path, words: list[str], small_run: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    """To the same scores as where all have it."""
+    data = Path(shutil.copytree(packed, tmp_path / "data"))
+    file = data / "types" / "domain.json"
+    content = json.loads(file.read_text())
+    del content["splits"]["test"]
+    file.write_text(json.dumps(content))
+    fit.main([*words, "name=whole"])
+    capsys.readouterr()
+    fit.main([*words, f"data.root={data}"])
+    assert "No test scores: types without labelled test images; means are of" in _said(capsys)
+    whole, part = (scores_of(run_of(small_run, name))["splits"] for name in ("whole", "it"))
+    assert part["val"] == whole["val"]
+    expected = {d: of for d, of in whole["test"]["accuracy"].items() if d != "types"}
+    assert part["test"]["accuracy"] == expected
+    assert part["test"]["mean"] == pytest.approx(sum(expected.values()) / 2)
+    recorded = [line for line in metrics(run_of(small_run, "it")) if "test/accuracy/mean" in line]
+    assert recorded[0]["test/accuracy/mean"] == pytest.approx(part["test"]["mean"])
+    assert "test/accuracy/types" not in recorded[0]
+    run = str(run_of(small_run, "it"))
+    evaluate.main([run])
+    assert "types without labelled test images; means are of the others" in _said(capsys)
+    assert scores_of(Path(run))["splits"] == part
+    report.main([run])
+    assert "types" in (Path(run) / "report.md").read_text()
+
+
+def _said(capsys: Any) -> str:
+    return " ".join(capsys.readouterr().out.split())

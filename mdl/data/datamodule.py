@@ -174,14 +174,15 @@ class MultiDomainData(L.LightningDataModule):
                         "or the devices."
                     )
 
-    def check_split(self, split: str, labelled: bool = False) -> None:
-        """Raises UserError where a domain lacks the split, or, `labelled`, all labels of it."""
-        for name, domain in self.domains.items():
-            if not domain.split(split).labelled and labelled:
-                raise UserError(
-                    f"The {split} images of '{name}' have no labels: there is nothing to compare "
-                    "answers to. Evaluate another --split, or write them with --submission."
-                )
+    def check_split(self, split: str) -> None:
+        """Raises UserError where a domain lacks the split."""
+        for domain in self.domains.values():
+            domain.split(split)
+
+    def scored(self, split: str) -> list[str]:
+        """The domains that have labelled images of a split, which can be scored."""
+        splits = {name: of.splits.get(split) for name, of in self.domains.items()}
+        return [name for name, of in splits.items() if of is not None and of.labelled]
 
     def train_dataloader(self) -> CombinedLoader:
         """One light iterable per domain over one pool of workers, from the current position."""
@@ -200,13 +201,16 @@ class MultiDomainData(L.LightningDataModule):
         return self.evaluation_stream("val")
 
     def test_dataloader(self) -> EvaluationStream:
-        return self.evaluation_stream(self.split)
+        return self.evaluation_stream(self.split, self.scored(self.split))
 
-    def evaluation_stream(self, split: str) -> EvaluationStream:
-        """Every image of a split once, over all ranks."""
+    def evaluation_stream(
+        self, split: str, domains: Sequence[str] | None = None
+    ) -> EvaluationStream:
+        """Every image of a split once, over all ranks; of these domains, or of all."""
         images = {
             name: domain_images(domain, self.load_size[name], [split], self.decoded_dir)
             for name, domain in self.domains.items()
+            if domains is None or name in domains
         }
         for name, of in images.items():
             self.broken_images.add(name, of.shards.cut_off())

@@ -102,7 +102,7 @@ class Run:
         """Domain -> accuracy of guessing: of always answering the most frequent class."""
         even = {domain: 1 / classes for domain, classes in self.num_classes.items()}
         known = [of["guessing"] for of in self.scores.values()]
-        return {domain: max(of[domain] for of in [even, *known]) for domain in even}
+        return {domain: max(of.get(domain, 0.0) for of in [even, *known]) for domain in even}
 
     def series(self, quantity: str) -> Series:
         """Domain (or 'mean') -> (step, value); the first of a step, which training recorded.

@@ -72,10 +72,15 @@ def score_table(splits: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     for split in splits:
         columns += [f"{split} top-1, %", "images"]
     rows = []
-    for domain in next(iter(splits.values()))["accuracy"]:
+    for domain in dict.fromkeys(name for scores in splits.values() for name in scores["accuracy"]):
         rows.append([domain])
         for scores in splits.values():
-            rows[-1] += [percent(scores["accuracy"][domain]), str(scores["images"][domain])]
+            known = domain in scores["accuracy"]
+            rows[-1] += (
+                [percent(scores["accuracy"][domain]), str(scores["images"][domain])]
+                if known
+                else ["-", "-"]
+            )
     mean = ["mean"]
     for scores in splits.values():
         mean += [percent(scores["mean"]), ""]

@@ -59,7 +59,8 @@ class RetrainModule(MultiDomainModule):
         self.average = WeightAverage(network, ema_decay, lambda: self.global_step)
         self.evaluation = DomainAccuracy(self.domains)
         self.evaluated_split = "test"  # what a test pass records its scores as
-        self.counted: list[int] = []  # images of each domain that the last evaluation counted
+        self.evaluated_domains: Sequence[str] = self.domains  # those that have images of a split
+        self.counted: dict[str, int] = {}  # images of each domain that the last evaluation counted
 
     @property
     def phase(self) -> str:
@@ -125,8 +126,14 @@ class RetrainModule(MultiDomainModule):
 
     def _record_evaluation(self, split: str, log: bool = True) -> None:
         scores = self.evaluation.compute()
-        self.counted = scores.pop("images").reshape(-1).tolist()
-        self.record({f"{split}/{quantity}": of for quantity, of in scores.items()}, log)
+        images = scores.pop("images").reshape(-1).tolist()
+        self.counted = dict(zip(self.domains, images, strict=True))
+        rows = [row for row, domain in enumerate(self.domains) if domain in self.evaluated_domains]
+        self.record(
+            {f"{split}/{quantity}": of.reshape(-1)[rows] for quantity, of in scores.items()},
+            log,
+            [self.domains[row] for row in rows],
+        )
         self.evaluation.reset()
 
 

@@ -234,7 +234,7 @@ def test_from_the_devkit_to_a_submission(
     said = capsys.readouterr().out
     assert "No test scores: aircraft, cifar100" in said
     assert "Decathlon score S on val:" in said
-    with pytest.raises(UserError, match="The test images of 'aircraft' have no labels"):
+    with pytest.raises(UserError, match="No domain has labelled test images"):
         evaluate.main([str(run)])
     with pytest.raises(UserError, match="There is no folder"):
         evaluate.main([str(run), "--submission", str(tmp_path / "nowhere" / "results.zip")])

@@ -157,7 +157,7 @@ def test_what_a_domain_lacks_is_said_when_it_is_packed(
     pack.main(["folders", str(tmp_path / "in"), str(tmp_path / "out")])
     said = " ".join(capsys.readouterr().out.split())
     assert "d has no val split: a search does without, a retraining does not. To add one" in said
-    assert "d has no test split: a retraining gives no test scores" in said
+    assert "d has no test split: a retraining gives no test score of it" in said
     assert "d has one class: every answer is right" in said
     for command in ("verify", "info"):
         with pytest.raises(UserError, match="reads a folder; .* is an address"):
