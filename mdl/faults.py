@@ -69,7 +69,7 @@ def _told(error: Exception, trainer: L.Trainer, recipe: Recipe) -> BaseException
         )
     # what Lightning and its callbacks find out about a recipe only when they are at work
     asks_for_a_record = str(error).startswith("Early stopping conditioned on metric")
-    if isinstance(error, MisconfigurationException | ModuleNotFoundError) or asks_for_a_record:
+    if isinstance(error, MisconfigurationException) or asks_for_a_record:
         words = " ".join(str(error).split())
         return UserError(
             f"A callback of the recipe, or Lightning for it, refuses to go on{at}: {words} Mend it "

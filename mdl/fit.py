@@ -210,7 +210,7 @@ def _write_product(recipe: Recipe, fitted: Fitted) -> None:
         if fitted.trainer.is_global_zero:
             architecture.write(folder.architecture_file)
     elif isinstance(module, RetrainModule):
-        splits, best = scored_splits(data.domains, data.train_splits), choose_checkpoint(folder)
+        splits, best = scored_splits(data), choose_checkpoint(folder)
         step = fitted.trainer.global_step
         write_scores(recipe, folder, module, data, fitted.trainer, splits, best, step)
 

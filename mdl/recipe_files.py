@@ -119,17 +119,15 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
 
 def keys_of(file: Path) -> set[str]:
     """The dotted keys that a recipe file sets. Raises UserError where it cannot be read."""
-    keys: set[str] = set()
+    return set(flat(OmegaConf.to_container(_read(file))))
 
-    def walk(value: Any, key: str) -> None:
-        if isinstance(value, dict) and value:
-            for inner, of in value.items():
-                walk(of, f"{key}.{inner}" if key else str(inner))
-        else:
-            keys.add(key)
 
-    walk(OmegaConf.to_container(_read(file)), "")
-    return keys
+def flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted key -> value; an empty one is a value."""
+    if not (isinstance(value, dict) and value):
+        return {key: value}
+    inner = [flat(of, f"{key}.{name}" if key else str(name)) for name, of in value.items()]
+    return {dotted: of for part in inner for dotted, of in part.items()}
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -11,7 +11,7 @@ import json
 import os
 import shlex
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from yaml import YAMLError
 
 from mdl.errors import ProcessLost, UserError
 from mdl.recipe import Recipe
-from mdl.recipe_files import dump_recipe, load_recipe
+from mdl.recipe_files import dump_recipe, flat, load_recipe
 from mdl.space.architecture import Architecture
 from mdl.whole_files import disk_faults_told, is_beside, write_text
 
@@ -270,8 +270,9 @@ class RunFolder:
 
     def changes(self, recipe: Recipe) -> str:
         """How a recipe differs from the run's in what may not change, in words; '' if nowhere."""
-        before, now = _flat(self.recipe()), _flat(self.settled(recipe))
-        changed = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
+        before, now = _flat(self.recipe()), _flat(recipe)
+        counted = [key for key in sorted(before | now) if not _is_of(key, _NO_PART[recipe.phase])]
+        changed = [key for key in counted if before.get(key) != now.get(key)]
         return "; ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in changed)
 
     def is_finished(self, phase: str, max_steps: int) -> bool:
@@ -349,16 +350,9 @@ def identity(recipe: Recipe) -> str:
 
 def _flat(recipe: Recipe) -> dict[str, Any]:
     """Dotted key -> value, of all keys that may not change within a run."""
-    flat: dict[str, Any] = {}
+    whole = flat(OmegaConf.to_container(OmegaConf.structured(recipe)))
+    return {key: value for key, value in whole.items() if not _is_of(key, _FREE)}
 
-    def walk(value: Any, key: str) -> None:
-        if key in _FREE:
-            return
-        if isinstance(value, dict) and value:
-            for inner, of in value.items():
-                walk(of, f"{key}.{inner}" if key else str(inner))
-        else:
-            flat[key] = value
 
-    walk(OmegaConf.to_container(OmegaConf.structured(recipe)), "")
-    return flat
+def _is_of(key: str, sections: Iterable[str]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)

@@ -25,21 +25,17 @@ from mdl.training.search import SearchModule
 from mdl.weights import load_weights
 
 
-def scored_splits(domains: Mapping[str, Domain], trained: Sequence[str]) -> list[str]:
+def scored_splits(data: MultiDomainData) -> list[str]:
     """Of 'val' and 'test', those that were not trained on and have labels in some domain."""
     scored = []
     for split in ("val", "test"):
-        if split in trained:
+        if split in data.train_splits:
             continue
-        lacking = [
-            name
-            for name, of in domains.items()
-            if split not in of.splits or not of.splits[split].labelled
-        ]
-        if lacking:
-            rest = "; means are of the others" if len(lacking) < len(domains) else ""
+        there = data.scored(split)
+        if lacking := [name for name in data.domains if name not in there]:
+            rest = "; means are of the others" if there else ""
             print(f"No {split} scores: {', '.join(lacking)} without labelled {split} images{rest}")
-        if len(lacking) < len(domains):
+        if there:
             scored.append(split)
     return scored
 
@@ -133,10 +129,11 @@ def write_scores(
     if finished_step is not None:
         content["step"] = finished_step
         content["stopped_early"] = finished_step < recipe.trainer.max_steps
+    steps = {name: _saved_step(folder.checkpoints_dir / name) for name in (BEST, LAST)}
     known: dict[str, dict[str, Any]] = {}
     for of in (content.pop("splits", {}), *content.pop("other_checkpoints", {}).values()):
         for split, earlier in of.items():
-            if _stands(folder.checkpoints_dir / earlier["checkpoint"], earlier["checkpoint_step"]):
+            if steps.get(earlier["checkpoint"]) in (None, earlier["checkpoint_step"]):
                 known.setdefault(earlier["checkpoint"], {})[split] = earlier
     known.setdefault(checkpoint, {}).update(found)
     content["splits"] = known.pop(choose_checkpoint(folder), {})
@@ -147,11 +144,12 @@ def write_scores(
     return found
 
 
-def _stands(checkpoint: Path, step: int) -> bool:
-    """Whether a checkpoint is still that of the step, as far as it can be seen."""
-    if not checkpoint.is_file():
-        return True
-    return bool(read_whole(checkpoint)["global_step"] == step)
+def _saved_step(checkpoint: Path) -> int | None:
+    """Of which step a checkpoint is; None where it is not there, or damaged."""
+    try:
+        return int(read_whole(checkpoint)["global_step"])
+    except Exception:  # zipfile and torch raise many kinds on damaged files
+        return None
 
 
 @torch.inference_mode()

@@ -14,8 +14,10 @@ import torch
 from mdl import evaluate, fit, report
 from mdl.command import INTERRUPTED, STOPPED, run_command
 from mdl.errors import UserError
+from mdl.recipe import TrainerRecipe
 from mdl.training.base import MultiDomainModule
 from mdl.training.retrain import RetrainModule
+from tests.disks import damage_weights
 from tests.test_fit import RETRAIN, assert_same_run, metrics, run_of
 
 
@@ -196,6 +198,44 @@ def test_a_split_is_scored_of_the_domains_that_have_it(
     assert scores_of(Path(run))["splits"] == part
     report.main([run])
     assert "types" in (Path(run) / "report.md").read_text()
+
+
+def test_a_damaged_checkpoint_does_not_stop_the_scores_of_another(
+    words: list[str], small_run: list[str]
+) -> None:
+    fit.main(words)
+    run = run_of(small_run, "it")
+    evaluate.main([str(run), "--split", "test", "--checkpoint", "last"])
+    before = scores_of(run)
+    damage_weights(run / "checkpoints" / "last.ckpt")
+    evaluate.main([str(run), "--split", "train", "--checkpoint", "best"])
+    after = scores_of(run)
+    assert after["other_checkpoints"] == before["other_checkpoints"]
+    assert set(after["splits"]) == {*before["splits"], "train"}
+
+
+def test_a_submission_is_answered_in_the_run_s_precision(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[bool] = []
+
+    def answered(*_: Any) -> dict[str, list[int]]:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return {}
+
+    monkeypatch.setattr(evaluate, "predict", answered)
+    monkeypatch.setattr(evaluate, "write_submission", lambda *_: 0)
+    for precision in ("32-true", "bf16-mixed"):
+        trainer = TrainerRecipe(max_steps=1, accelerator="cpu", precision=precision)
+        nothing: Any = torch.nn.Identity()
+        evaluate._submit(nothing, nothing, {}, tmp_path / "r.zip", trainer)
+    assert seen == [False, True]
+
+
+def test_a_callback_that_looks_for_a_record_that_is_not_there_is_told(words: list[str]) -> None:
+    stop = "{class: lightning.pytorch.callbacks.EarlyStopping, monitor: val/acc}"
+    with pytest.raises(UserError, match=r"A callback .* refuses to go on at step 4: Early"):
+        fit.main([*words, f"callbacks.stop={stop}"])
 
 
 def _said(capsys: Any) -> str:

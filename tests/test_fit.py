@@ -173,33 +173,32 @@ def test_what_was_trained_on_a_gpu_is_evaluated_where_there_is_none(
     assert json.loads((run / "scores.json").read_text()) == before
 
 
-@pytest.mark.parametrize("recipe", [SEARCH, RETRAIN])
-@pytest.mark.parametrize("stop", [3, 4, 6])
+@pytest.mark.parametrize(
+    ("recipe", "stop", "change"),
+    [
+        *((recipe, stop, []) for recipe in (SEARCH, RETRAIN) for stop in (3, 4, 6)),
+        (SEARCH, 6, ["retrain.draw=1"]),
+        (RETRAIN, 6, ["search.start=expansions"]),
+    ],
+)
 def test_a_run_that_stopped_goes_on_as_if_it_had_not(
-    searched: Path, small_run: list[str], tmp_path: Path, recipe: str, stop: int
+    searched: Path,
+    small_run: list[str],
+    tmp_path: Path,
+    recipe: str,
+    stop: int,
+    change: list[str],
 ) -> None:
-    """Stopped between checkpoints (3), at a validation (4), at a checkpoint (6)."""
+    """Stopped between checkpoints (3), at a validation (4), at a checkpoint (6).
+
+    change: of what only the other phase uses, which may change within a run.
+    """
     given = [f"architecture_file={searched / 'architecture.json'}"] if recipe == RETRAIN else []
     arguments = [recipe, *small_run, *given, "name=it"]
     fit.main([*arguments, f"runs_dir={tmp_path / 'unbroken'}"])
     with dying_at(stop):
         fit.main([*arguments, f"runs_dir={tmp_path / 'broken'}"])
-    fit.main([*arguments, f"runs_dir={tmp_path / 'broken'}"])
-    assert_same_run(tmp_path / "unbroken" / "it", tmp_path / "broken" / "it")
-
-
-@pytest.mark.parametrize(
-    ("recipe", "change"), [(SEARCH, "retrain.draw=1"), (RETRAIN, "search.start=expansions")]
-)
-def test_what_only_the_other_phase_uses_may_change_within_a_run(
-    searched: Path, small_run: list[str], tmp_path: Path, recipe: str, change: str
-) -> None:
-    given = [f"architecture_file={searched / 'architecture.json'}"] if recipe == RETRAIN else []
-    arguments = [recipe, *small_run, *given, "name=it"]
-    fit.main([*arguments, f"runs_dir={tmp_path / 'unbroken'}"])
-    with dying_at(6):
-        fit.main([*arguments, f"runs_dir={tmp_path / 'broken'}"])
-    fit.main([*arguments, f"runs_dir={tmp_path / 'broken'}", change])
+    fit.main([*arguments, f"runs_dir={tmp_path / 'broken'}", *change])
     assert_same_run(tmp_path / "unbroken" / "it", tmp_path / "broken" / "it")
 
 

@@ -103,13 +103,12 @@ def _read_domain(folder: Path) -> FolderDomain:
     splits = {split: folder / split for split in SPLITS if (folder / split).is_dir()}
     inner = _subfolders(folder)
     bare = [at for at in splits.values() if _holds_images(at) and not _subfolders(at)]
-    for at in bare:
-        if "train" not in splits or splits["train"] in bare:
-            raise UserError(
-                f"{at} holds images and no classes; train, val and test are names of splits: "
-                f"expected {folder}/train/<class>/*. A class that is named so needs these folders "
-                "around it, or another name."
-            )
+    if bare and ("train" not in splits or splits["train"] in bare):
+        raise UserError(
+            f"{bare[0]} holds images and no classes; train, val and test are names of splits: "
+            f"expected {folder}/train/<class>/*. A class that is named so needs these folders "
+            "around it, or another name."
+        )
     if not splits and any(_holds_images(sub) for sub in inner):
         return _split_by_hash(folder)
     if "train" not in splits:
