@@ -11,6 +11,7 @@ three minutes; how long all parts take has not been measured.
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TypeVar
@@ -18,6 +19,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from benchmarks.graphed_nodes import Capture, CudaCapture, GraphedNetwork
 from benchmarks.problem import Problem, Stepper, problem
 from benchmarks.speed import (
     Row,
@@ -28,6 +30,7 @@ from benchmarks.speed import (
     memory,
     retrain_module,
     search,
+    search_module,
     shared_paths,
     stepping,
     steps_of,
@@ -38,6 +41,7 @@ from mdl.data.transforms import Batch, images_of
 from mdl.training.gradient_graph import GradientGraph
 
 BATCH = 32
+STEPS_UNTIL_CAPTURED = 60  # then hardly a node is met for the first or second time
 T = TypeVar("T")
 
 
@@ -167,10 +171,53 @@ def formats(setting: Setting, p: Problem) -> Iterator[Row]:
     )
 
 
+def nodes(
+    setting: Setting, p: Problem, capture: Callable[[], Capture] = CudaCapture
+) -> Iterator[Row]:
+    """Steps of a search, other paths at each: its nodes as graphs against kernel by kernel."""
+    both = {"train": p.batch(), "held_out": p.batch()}
+    for kind, of in {
+        "weight step on one common path": {"warmup": 1.0, "common": True},
+        "weight step on ten random paths": {"warmup": 1.0},
+        "whole step on ten random paths": {"warmup": 0.0},
+    }.items():
+        networks = {
+            "kernels": p.supernet(tied=True),
+            "graphs": p.placed(GraphedNetwork(*p.of_supernet, tied=True, capture=capture())),
+        }
+        turns = {
+            by: steps_of(search_module(p, network=network, **of), both)  # type: ignore[arg-type]
+            for by, network in networks.items()
+        }
+        before, started = torch.cuda.memory_reserved(), time.perf_counter()
+        for _ in range(STEPS_UNTIL_CAPTURED):
+            turns["graphs"]()
+        setting.settle()
+        seconds = time.perf_counter() - started
+        held = (torch.cuda.memory_reserved() - before) / 2**30
+        times = setting.turns(turns)
+        yield Row(
+            f"{p.image_size} px, {p.batch_size} images of {len(p.domains)} domains, a search's "
+            f"{kind}: kernel by kernel / nodes as graphs",
+            "",
+            f"{times.ratio('kernels', 'graphs')}; {times.median('graphs') * 1e3:.1f} ms; the "
+            f"first {STEPS_UNTIL_CAPTURED} took {seconds:.0f} s and {held:.1f} GiB",
+        )
+        networks.clear()
+        turns.clear()
+        torch.cuda.empty_cache()
+
+
+def small_images(setting: Setting) -> Problem:
+    return problem("32 px, small images", device=setting.device)
+
+
 PARTS: dict[str, Callable[[Setting, Problem], Iterator[Row]]] = {
     "check": lambda _, p: check(p),
     "grouped": grouped,
     "formats": formats,
+    "nodes of small images": lambda setting, _: nodes(setting, small_images(setting)),
+    "nodes": nodes,
     "one batch": against_one_batch,
     "memory": lambda setting, _: memory(setting),
     "search": lambda setting, _: search(setting),

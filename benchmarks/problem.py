@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from mdl.assembly import build_space
 from mdl.data.transforms import Batch
 from mdl.networks.controller import Controllers
-from mdl.networks.multipath import MultiPathNetwork, path_users, supernet_users
+from mdl.networks.multipath import MultiPathNetwork, Users, path_users, supernet_users
 from mdl.recipe_files import load_recipe
 from mdl.space.search_space import Path, SearchSpace
 from mdl.training.optim import clip_gradients, weight_optimizer
@@ -54,9 +54,12 @@ class Problem:
         return dict.fromkeys(self.domains, self.space.uniform_path(self.space.reference_block))
 
     def supernet(self, tied: bool = False) -> MultiPathNetwork:
-        users = supernet_users(self.space, self.domains)
-        made = MultiPathNetwork(self.space, users, self.num_classes, running=False, tied=tied)
-        return self.placed(made)
+        return self.placed(MultiPathNetwork(*self.of_supernet, running=False, tied=tied))
+
+    @property
+    def of_supernet(self) -> tuple[SearchSpace, Users, Mapping[str, int]]:
+        """What a super-network is made of."""
+        return self.space, supernet_users(self.space, self.domains), self.num_classes
 
     def derived(self, paths: Mapping[str, Path], private: bool = False) -> MultiPathNetwork:
         users = path_users(self.space, paths, private)

@@ -77,10 +77,14 @@ class Setting:
     device: str = "cpu"
     libmtl: Path | None = None  # the folder of its unpacked wheel
 
+    def settle(self) -> None:
+        """Waits until what was begun is done."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
     def turns(self, contenders: Mapping[str, Callable[[], object]]) -> Times:
-        settle = torch.cuda.synchronize if self.device == "cuda" else lambda: None
         warmup = 6 if self.device == "cuda" else 2  # after six every step is a graph's
-        return take_turns(contenders, self.rounds, self.clock, settle, warmup)
+        return take_turns(contenders, self.rounds, self.clock, self.settle, warmup)
 
 
 def shared_paths(problem: Problem) -> Paths:
@@ -143,12 +147,18 @@ def engine(setting: Setting) -> Iterator[Row]:
             )
 
 
-def search_module(p: Problem, *, warmup: float, paths_per_step: int = 1) -> SearchModule:
+def search_module(
+    p: Problem,
+    *,
+    warmup: float,
+    common: bool = False,
+    network: MultiPathNetwork | None = None,
+) -> SearchModule:
     sizes = dict.fromkeys(p.domains, p.image_size)
     costs = CostTable(p.space, sizes, p.num_classes)
     parameters = ParameterTable(p.space, p.num_classes, "per_domain")
     made = SearchModule(
-        p.supernet(),
+        network or p.supernet(),
         Controllers(p.space, p.domains),
         costs,
         SizeTable(parameters, costs, private=False),
@@ -156,8 +166,7 @@ def search_module(p: Problem, *, warmup: float, paths_per_step: int = 1) -> Sear
         controller_learning_rate=0.05,
         controller_beta1=0.5,
         warmup_fraction_paths=warmup,
-        warmup_common_path=False,
-        paths_per_step=paths_per_step,
+        warmup_common_path=common,
         sharing=0.03,
         **REWARD,
         **TRAINING,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,21 +77,19 @@ class DomainBatchNorm(nn.Module):
         by_batch = self.training or self.running_mean is None
         if self.over_ranks and by_batch and several_ranks():
             return self._normalise_over_ranks(x, company, rows)
-        weight = part(self.weight, 1, x.shape[1]).unbind()
-        bias = part(self.bias, 1, x.shape[1]).unbind()
+        weight = _rows(part(self.weight, 1, x.shape[1]), rows)
+        bias = _rows(part(self.bias, 1, x.shape[1]), rows)
         if len(rows) == 1:
-            return self._normalise(x, rows[0], weight, bias)
+            return self._normalise(x, rows[0], weight[0], bias[0])
         alike = len(set(company.counts)) == 1
         pays = x.is_cuda or torch.compiler.is_compiling()
         if pays and by_batch and alike and len(rows) >= FEWEST_DOMAINS:
             return self._normalise_together(x, rows, weight, bias)
-        parts = zip(x.split(company.counts), rows, strict=True)
-        return torch.cat([self._normalise(part, row, weight, bias) for part, row in parts])
+        parts = zip(x.split(company.counts), rows, weight, bias, strict=True)
+        return torch.cat([self._normalise(*of) for of in parts])
 
-    def _normalise(
-        self, x: Tensor, row: int, weight: Sequence[Tensor], bias: Sequence[Tensor]
-    ) -> Tensor:
-        affine = weight[row], bias[row]
+    def _normalise(self, x: Tensor, row: int, weight: Tensor, bias: Tensor) -> Tensor:
+        affine = weight, bias
         if self.running_mean is None or self.running_var is None:
             return F.batch_norm(x, None, None, *affine, True, 0.0, BATCH_NORM_EPS)
         running = self.running_mean[row], self.running_var[row]
@@ -98,10 +97,14 @@ class DomainBatchNorm(nn.Module):
         return F.batch_norm(x, *running, *affine, training, BATCH_NORM_MOMENTUM, BATCH_NORM_EPS)
 
     def _normalise_together(
-        self, x: Tensor, rows: Sequence[int], weight: Sequence[Tensor], bias: Sequence[Tensor]
+        self,
+        x: Tensor,
+        rows: Sequence[int],
+        weight: tuple[Tensor, ...],
+        bias: tuple[Tensor, ...],
     ) -> Tensor:
-        scales, shifts = (torch.stack([of[row] for row in rows]) for of in (weight, bias))
-        normal, mean, variance = normalise_together(x, scales, shifts, BATCH_NORM_EPS)
+        of_all = torch.stack(weight), torch.stack(bias)
+        normal, mean, variance = normalise_together(x, *of_all, BATCH_NORM_EPS)
         if self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 for running, found in ((self.running_mean, mean), (self.running_var, variance)):
@@ -178,6 +181,36 @@ class SharedBatchNorm(nn.Module):
                 if norm.num_batches_tracked is not None:
                     norm.num_batches_tracked += 1
         return normal
+
+
+def _rows(table: Tensor, rows: Sequence[int]) -> tuple[Tensor, ...]:
+    """Those rows of a table, one by one."""
+    if len(rows) == 1:
+        return (table[rows[0]],)
+    if len(rows) == len(table) or torch.compiler.is_compiling():
+        every = table.unbind()
+        return tuple(every[row] for row in rows)
+    found: tuple[Tensor, ...] = _SomeRows.apply(table, rows)
+    return found
+
+
+class _SomeRows(torch.autograd.Function):
+    """Rows of a table; the others' gradients are one tensor of zeros.
+
+    The gradient of `unbind` makes one for each row that is not used, which in a super-network's
+    step was half of all calls.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Sequence[int]) -> tuple[Tensor, ...]:
+        ctx.rows, ctx.count = rows, len(table)
+        return tuple(table[row] for row in rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        by_row = dict(zip(ctx.rows, gradients, strict=True))
+        none = torch.zeros_like(gradients[0])
+        return torch.stack([by_row.get(row, none) for row in range(ctx.count)]), None
 
 
 def norm_parameters(network: nn.Module) -> list[nn.Parameter]:
@@ -279,11 +312,9 @@ class InvertedResidual(nn.Module):
         self.act = _ACTIVATIONS[layer.activation]
         self.has_skip = layer.stride == 1 and layer.in_width == layer.width
 
-    def forward(self, x: Tensor, company: Company) -> Tensor:
-        return self.compute(x, company, self.block)
-
-    def compute(self, x: Tensor, company: Company, block: Block) -> Tensor:
+    def forward(self, x: Tensor, company: Company, block: Block | None = None) -> Tensor:
         """What `block`, this one or one that it contains, does with x [n, C, H, W]."""
+        block = block or self.block
         shortcut, width = x, self.layer.in_width * block.expansion
         x = F.conv2d(x, part(self.conv_pw.weight, 0, width))
         x = self.act(self.bn1(x, company))
@@ -310,8 +341,13 @@ class TiedBlock(nn.Module):
         self._largest = (largest,)  # in a tuple: it is the network's, once, not each block's
         self.block = block
 
+    @property
+    def largest(self) -> InvertedResidual:
+        return self._largest[0]
+
     def forward(self, x: Tensor, company: Company) -> Tensor:
-        return self._largest[0].compute(x, company, self.block)
+        made: Tensor = self.largest(x, company, self.block)
+        return made
 
 
 def part(weight: Tensor, dimension: int, length: int) -> Tensor:

@@ -38,6 +38,13 @@ STARTS: dict[str, Callable[[Layer], list[float]]] = {
 }
 
 
+def on_device(choices: Tensor, device: torch.device) -> Tensor:
+    """Choices of paths on a device, which are handed over without waiting for it."""
+    if device.type == "cuda" and not choices.is_cuda:
+        return choices.pin_memory().to(device, non_blocking=True)
+    return choices.to(device)
+
+
 class Controllers(nn.Module):
     """A controller per domain; or, `common`, one for all domains (multi-head NAS).
 
@@ -119,7 +126,7 @@ class Controllers(nn.Module):
 
     def log_probability(self, choices: Tensor) -> Tensor:
         """Log probability of each domain's choices, summed over layers: [domains]."""
-        chosen = choices.to(self.logits.device)[:, :, None]
+        chosen = on_device(choices, self.logits.device)[:, :, None]
         return self.log_probabilities().gather(-1, chosen).squeeze(-1).sum(-1)
 
     def entropy(self) -> Tensor:

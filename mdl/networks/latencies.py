@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mdl.errors import UserError
+from mdl.networks.controller import on_device
 from mdl.space.latency import LatencyTable
 
 TOLERANCE = 0.02
@@ -48,7 +49,7 @@ class PathLatencies(nn.Module):
 
     def of(self, choices: Tensor) -> Tensor:
         """Milliseconds of the paths of choices [domains, layers]: [domains]."""
-        chosen = choices.to(self.choices.device)[:, :, None]
+        chosen = on_device(choices, self.choices.device)[:, :, None]
         return self.choices.gather(-1, chosen).sum((1, 2)) + self.fixed
 
     def likely_within(self, log_p: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:

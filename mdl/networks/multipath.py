@@ -211,10 +211,15 @@ class MultiPathNetwork(nn.Module):
         groups = {d: _Group(Company((d,), (len(x),)), x) for d, x in images.items()}
         for key, members in route:
             group = _gather(members, groups)
-            after = _Group(group.company, self.nodes[key](group.features, group.company))
+            after = _Group(group.company, self.call_node(key, group.features, group.company))
             for domain in members:
                 groups[domain] = after
         return self._classify(groups)
+
+    def call_node(self, key: str, x: Tensor, company: Company) -> Tensor:
+        """What the node of that key makes of features [n_1 + ... + n_G, C, H, W]."""
+        made: Tensor = self.nodes[key](x, company)
+        return made
 
     @torch.no_grad()
     def inherit(self, other: MultiPathNetwork, like: Mapping[str, str] | None = None) -> None:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mdl.data.transforms import Batch, images_of
-from mdl.networks.controller import Controllers
+from mdl.networks.controller import Controllers, on_device
 from mdl.networks.cost import CostTable
 from mdl.networks.latencies import PathLatencies
 from mdl.networks.multipath import MultiPathNetwork
@@ -196,7 +196,7 @@ class SearchModule(MultiDomainModule):
 
     def path_macs(self, choices: Tensor) -> Tensor:
         """Multiply-adds of the drawn paths, [domains]."""
-        chosen = choices.to(self.choice_macs.device)[:, :, None]
+        chosen = on_device(choices, self.choice_macs.device)[:, :, None]
         return self.choice_macs.gather(-1, chosen).sum((1, 2)) + self.fixed_macs
 
     def controller_objective(self, drawn: Tensor, advantage: Tensor) -> Tensor:

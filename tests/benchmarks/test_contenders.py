@@ -15,6 +15,7 @@ from benchmarks.speed import Setting, by_domain, retrain_module, search_module, 
 from benchmarks.static import StaticNetwork
 from mdl.data.transforms import Batch, images_of
 from mdl.space.search_space import SearchSpace, Stage
+from tests.benchmarks.test_graphed_nodes import Again
 
 
 @pytest.fixture
@@ -130,9 +131,10 @@ def test_the_rows_for_a_gpu_are_made_as_they_are_there(
     """On a CPU, and without writing machine code: what they say is told by a GPU alone."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     monkeypatch.setattr(gpu, "GradientGraph", Uncaptured)
+    monkeypatch.setattr(gpu, "STEPS_UNTIL_CAPTURED", 1)
     setting = Setting(rounds=2)
     for row in gpu.check(small):
         assert float(row.found) <= float(row.goal.removeprefix("at most ")), row
-    parts = (gpu.grouped, gpu.against_one_batch, gpu.formats)
+    parts = (gpu.grouped, gpu.against_one_batch, gpu.formats, partial(gpu.nodes, capture=Again))
     # three kinds of paths in two precisions, twice each
-    assert [len(list(part(setting, small))) for part in parts] == [12, 3, 1]
+    assert [len(list(part(setting, small))) for part in parts] == [12, 3, 1, 3]

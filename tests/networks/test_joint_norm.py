@@ -51,7 +51,7 @@ def test_running_statistics_are_those_of_each_by_itself(members: list[str]) -> N
     x = torch.randn(len(members) * 3, 5, 2, 2)
     company = Company(tuple(members), (3,) * len(members))
     rows = [apart.users.index(domain) for domain in members]
-    affine = together.weight.unbind(), together.bias.unbind()
+    affine = together.weight[rows].unbind(), together.bias[rows].unbind()
     torch.testing.assert_close(apart(x, company), together._normalise_together(x, rows, *affine))
     for name, buffer in apart.named_buffers():
         torch.testing.assert_close(together.get_buffer(name), buffer)

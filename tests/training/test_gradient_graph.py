@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.bare import bare
 from benchmarks.problem import Problem
-from benchmarks.speed import TRAINING
+from benchmarks.speed import TRAINING, search_module
 from mdl.data.transforms import Batch
 from mdl.networks.draws import PathUrn
 from mdl.space.architecture import Architecture
@@ -64,15 +65,17 @@ def state(module: torch.nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
+@pytest.mark.parametrize("half", [False, True])
 def test_a_captured_step_is_the_step_to_the_bit(
-    problem: Problem, paths: dict[str, Path], batches: list[Batch]
+    problem: Problem, paths: dict[str, Path], batches: list[Batch], half: bool
 ) -> None:
     plain, captured = training(problem, paths, False), training(problem, paths, True)
     for step, batch in enumerate(batches):
         for module in (plain, captured):
             # as ABDP does between two steps
             module.domain_weights.copy_(torch.linspace(0.5, 1.5, len(batch)) + 0.01 * step)
-            module.training_step(batch, step)
+            with torch.autocast("cuda", torch.bfloat16, enabled=half):
+                module.training_step(batch, step)
         assert torch.equal(plain.domain_losses, captured.domain_losses)
     other = state(captured)
     assert all(torch.equal(of, other[name]) for name, of in state(plain).items())
@@ -111,6 +114,22 @@ def test_a_retraining_step_waits_for_nothing(
     for batch in batches[5:]:
         captured.training_step(batch, 0)
         plain.training_step(batch, 0)
+
+
+def test_a_search_step_waits_once_for_its_paths(problem: Problem, batches: list[Batch]) -> None:
+    module = bare(search_module(problem, warmup=0.0))
+    both = [{"train": of, "held_out": of} for of in batches]
+    for step in range(24):
+        module.training_step(both[step % len(both)], step)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            module.training_step(both[0], 0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [str(of.message) for of in told if "synchroniz" in str(of.message)]
+    assert len(waits) <= 1, waits
 
 
 def test_the_grouped_pass_is_that_of_each_domain(
