@@ -10,6 +10,7 @@ A contender of benchmarks.gpu ("nodes"), and no part of the engine before it is 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -62,7 +63,8 @@ class NodeGraphs:
 
     A node must compute the same for the same input and weights: no running statistics, no ranks.
     Its weights must stay where they are in memory, gradients begin from None in each step, and
-    a pass backward comes at most once, before the same layer is called again.
+    a pass backward comes at most once, before the same layer is called again; what a step left in
+    the weights' gradients holds until then. Precision and what is trained stay as they were.
 
     capture: how passes are captured; `CudaCapture` on a GPU.
     """
@@ -203,7 +205,7 @@ class CudaCapture:
             self._pools[memory] = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream), _casts_of_its_own():
+        with torch.cuda.stream(self._stream), _casts_of_its_own(), _nothing_collected():
             # not `torch.cuda.graph`, which gives all cached memory back before each of a
             # thousand captures; other threads, that hand images over, go on meanwhile
             graph.capture_begin(pool=self._pools[memory], capture_error_mode="thread_local")
@@ -226,3 +228,13 @@ def _casts_of_its_own() -> Iterator[None]:
         yield
     finally:
         torch.set_autocast_cache_enabled(before)
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Lets no cycle be collected that holds another graph, whose end would break a capture."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -137,4 +137,4 @@ def test_the_rows_for_a_gpu_are_made_as_they_are_there(
         assert float(row.found) <= float(row.goal.removeprefix("at most ")), row
     parts = (gpu.grouped, gpu.against_one_batch, gpu.formats, partial(gpu.nodes, capture=Again))
     # three kinds of paths in two precisions, twice each
-    assert [len(list(part(setting, small))) for part in parts] == [12, 3, 1, 3]
+    assert [len(list(part(setting, small))) for part in parts] == [12, 3, 1, 6]
