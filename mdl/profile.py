@@ -33,6 +33,7 @@ from mdl.space.latency import LatencyTable
 from mdl.whole_files import disk_faults_told, write_text
 
 _CHECKED, _REPEATS, _WITHIN = 30, 100, 0.10
+_TRUSTED = 0.7  # part of the random paths; on a quiet machine it was all
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -67,6 +68,8 @@ def main(arguments: Sequence[str]) -> None:
     block_table(table).print()
     print(in_words(checks))
     print(f"Table: {options.out}")
+    if told := doubts(table, checks):
+        print(f"warning: {told}", file=sys.stderr)
     words = [*options.recipe, "search.cost=latency", f"search.latency.file={options.out}"]
     print(f"Next: python -m mdl.fit {shlex.join(words)} search.latency.budget=MILLISECONDS")
 
@@ -105,6 +108,22 @@ def in_words(checks: Sequence[Predicted]) -> str:
     return (
         f"Predicted / measured of {len(checks)} random paths: {near} within {_WITHIN:.0%}, from "
         f"{ratios[0]:.3f} to {ratios[-1]:.3f}"
+    )
+
+
+def doubts(table: LatencyTable, checks: Sequence[Predicted]) -> str:
+    """What speaks against a table, and what to do; empty where nothing does."""
+    found = []
+    if table.fixed < 0:
+        found.append(f"what all paths have in common came out as {1e3 * table.fixed:.1f} us")
+    near = sum(abs(of.ratio - 1) <= _WITHIN for of in checks)
+    if near < _TRUSTED * len(checks):
+        found.append(f"{len(checks) - near} of {len(checks)} paths take another time than it says")
+    if not found:
+        return ""
+    return (
+        f"do not search with this table: {', and '.join(found)}. Something else kept the machine "
+        "busy, as a rule. Measure again while nothing else runs, or with more --repeats."
     )
 
 
