@@ -122,8 +122,9 @@ def doubts(table: LatencyTable, checks: Sequence[Predicted]) -> str:
     if not found:
         return ""
     return (
-        f"do not search with this table: {', and '.join(found)}. Something else kept the machine "
-        "busy, as a rule. Measure again while nothing else runs, or with more --repeats."
+        f"do not search with this table: {', and '.join(found)}. Measure again while nothing else "
+        "runs, or with more --repeats; if that is no better, the times of blocks do not add up on "
+        "this machine, and a table measured on the device itself is needed."
     )
 
 
