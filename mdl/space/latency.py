@@ -108,8 +108,8 @@ class LatencyTable:
             for number in (of for layer in blocks for of in layer.values()):
                 if not 0 <= number < math.inf:
                     raise ValueError(f"a block of {number} milliseconds")
-            if not 0 <= min(fixed, per_class) <= max(fixed, per_class) < math.inf:
-                raise ValueError(f"fixed, per_class of {fixed}, {per_class} milliseconds")
+            if not math.isfinite(fixed + per_class):
+                raise ValueError("fixed or per_class is no number")
             return cls(
                 space,
                 content["runtime"],
