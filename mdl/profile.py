@@ -5,8 +5,9 @@
         search.latency.budget=0.07
 
 Space and image size are the recipe's. Runtimes: executorch, onnx, eager-cpu, eager-gpu; one thread
-unless --threads says more. Predictions for random paths are compared with what they take. A table
-of another device has the same form: TABLE is JSON, milliseconds of each block of each layer.
+unless --threads says more. The table is fitted to random paths, too, and its predictions for others
+are compared with what they take. A table of another device has the same form: TABLE is JSON,
+milliseconds of each block of each layer.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 
 from mdl.assembly import build_space
 from mdl.command import at_least, run_command
+from mdl.device.block_times import changed_paths
 from mdl.device.profiling import RUNTIMES, Predicted, profile
 from mdl.errors import UserError
 from mdl.recipe_files import load_recipe
@@ -32,7 +34,7 @@ from mdl.results.table import Table
 from mdl.space.latency import LatencyTable
 from mdl.whole_files import disk_faults_told, write_text
 
-_CHECKED, _REPEATS, _WITHIN = 30, 100, 0.10
+_FITTED, _CHECKED, _REPEATS, _WITHIN = 40, 30, 100, 0.10
 _TRUSTED = 0.7  # part of the random paths; on a quiet machine it was all
 
 
@@ -47,13 +49,17 @@ def main(arguments: Sequence[str]) -> None:
             )
     _check_writable(options.out)
     torch.set_num_threads(options.threads)
+    space = build_space(recipe.space)
+    count = len(changed_paths(space)) + 1 + options.fitted + options.checked
+    print(f"Writes and times {count} paths with {options.runtime}: some minutes.")
     with tempfile.TemporaryDirectory() as folder:
         table, checks = profile(
-            build_space(recipe.space),
+            space,
             recipe.data.image_size,
             options.runtime,
             Path(folder),
             options.repeats,
+            options.fitted,
             options.checked,
         )
     source = {
@@ -61,6 +67,7 @@ def main(arguments: Sequence[str]) -> None:
         "threads": options.threads,
         "torch": torch.__version__,
         "repeats": options.repeats,
+        "fitted_paths": options.fitted,
         "random_paths": [asdict(of) for of in checks],
     }
     table = replace(table, source=source)
@@ -135,7 +142,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, metavar="TABLE")
     parser.add_argument("--threads", type=at_least(1), default=1)
     parser.add_argument("--repeats", type=at_least(1), default=_REPEATS, help="runs of each path")
-    parser.add_argument("--checked", type=at_least(0), default=_CHECKED, help="random paths")
+    help_ = "random paths that the table is fitted to, beside those that differ in one block"
+    parser.add_argument("--fitted", type=at_least(0), default=_FITTED, help=help_)
+    help_ = "further random paths, to compare the table's predictions with"
+    parser.add_argument("--checked", type=at_least(0), default=_CHECKED, help=help_)
     return parser
 
 

@@ -14,7 +14,7 @@ from mdl.space.architecture import Architecture
 from mdl.space.latency import LatencyTable
 from tests.test_fit import SEARCH, metrics, run_of
 
-WORDS = ["--repeats", "20", "--checked", "2"]
+WORDS = ["--repeats", "20", "--checked", "2", "--fitted", "2"]
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ def write_executorch(
     paths: Mapping[str, PlainPath],
     metadata: Metadata,
     calibration: Mapping[str, Colours] | None = None,
+    together: bool = True,
 ) -> None:
     """Lowers each path to XNNPACK, for one image at a time, and writes them as one program.
 
@@ -29,6 +30,7 @@ def write_executorch(
     of each of `metadata.alike()`. It adds little to the file: its weights are there already.
 
     calibration: images [n, 3, s, s] of each domain, to quantise its path to INT8 by.
+    together: whether there may be that method; there is none in INT8.
 
     Raises UserError where executorch is not installed.
     """
@@ -49,7 +51,7 @@ def write_executorch(
                 programs[domain] = quantised_program(path, calibration[domain])
         alike = metadata.alike()
         every = PlainPaths({domain: paths[domain] for domain in alike}).eval()
-        if calibration is None and every.has_common_work:
+        if together and calibration is None and every.has_common_work:
             side = metadata.domain(alike[0]).image_size
             programs[TOGETHER] = torch.export.export(every, (torch.zeros(1, 3, side, side),))
         program = to_edge_transform_and_lower(

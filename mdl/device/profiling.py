@@ -4,6 +4,10 @@ A block by itself would be measured with what a runtime does at the ends of a gr
 memory formats, the call. So whole paths are measured: one of the space's reference block
 throughout, and for each other block of each layer that path with the block in its place. Layers
 of one shape, in the same stage, are measured once.
+
+What a block adds to that one path is not what it adds to others where weights outgrow a cache: such
+a table can miss every other path (docs/results/device.md). So random paths are measured as well,
+and the table is fitted to all of them.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from pathlib import Path as FilePath
 
 import torch
 
+from mdl.device.block_times import Timed, block_times, changed_paths
 from mdl.device.executorch_file import write_executorch
 from mdl.device.executorch_model import ExecutorchModel, use_threads
 from mdl.device.metadata import DomainMetadata, Metadata
@@ -26,7 +31,7 @@ from mdl.device.stopwatch import milliseconds
 from mdl.errors import UserError
 from mdl.networks.multipath import MultiPathNetwork, path_users
 from mdl.space.latency import LatencyTable
-from mdl.space.search_space import Layer, Path, SearchSpace
+from mdl.space.search_space import Path, SearchSpace
 
 RUNTIMES = ("executorch", "onnx", "eager-cpu", "eager-gpu")
 _FEW, _MANY = 2, 202  # classes, by which the head's part is told
@@ -48,72 +53,38 @@ class Predicted:
 
 
 def profile(
-    space: SearchSpace, image_size: int, runtime: str, folder: FilePath, repeats: int, checked: int
+    space: SearchSpace,
+    image_size: int,
+    runtime: str,
+    folder: FilePath,
+    repeats: int,
+    fitted: int,
+    checked: int,
 ) -> tuple[LatencyTable, list[Predicted]]:
-    """Measures a space's blocks, and random paths to check the table by.
+    """Measures a space's blocks, and random paths to fit the table to and to check it by.
 
     runtime: one of `RUNTIMES`. folder: for the files of a runtime. repeats: times that each path
-    is run. checked: number of random paths.
+    is run. fitted, checked: numbers of random paths, others for each.
     """
-    base = space.uniform_path(space.reference_block)
-    paths, classes = {"base": base, "many": base}, {"many": _MANY}
-    for layer in _distinct(space):
-        for number, block in enumerate(layer.blocks):
-            if block != space.reference_block:
-                changed = (*base[: layer.index], block, *base[layer.index + 1 :])
-                paths[f"l{layer.index}b{number}"] = changed
+    changed = {f"changed{number}": path for number, path in enumerate(changed_paths(space))}
     generator = random.Random(0)
-    drawn = {f"random{number}": space.random_path(generator) for number in range(checked)}
-    sizes = {name: classes.get(name, _FEW) for name in (*paths, *drawn)}
-    chains = _chains(space, paths | drawn, sizes, image_size)
+    check = {f"checked{number}": space.random_path(generator) for number in range(checked)}
+    fit = {f"fitted{number}": space.random_path(generator) for number in range(fitted)}
+    every = {"many": changed["changed0"], **changed, **check, **fit}
+    classes = {name: _MANY if name == "many" else _FEW for name in every}
+    chains = _chains(space, every, classes, image_size)
     took = milliseconds(_calls(chains, image_size, runtime, folder), repeats)
-    per_class = max(took["many"] - took["base"], 0.0) / (_MANY - _FEW)
-    table = _table(space, took, took["base"] - per_class * _FEW, per_class, runtime, image_size)
+    per_class = max(took["many"] - took["changed0"], 0.0) / (_MANY - _FEW)
+
+    def timed(paths: Mapping[str, Path]) -> Timed:
+        return [(path, took[name] - per_class * _FEW) for name, path in paths.items()]
+
+    fixed, blocks = block_times(space, timed(changed), timed(fit))
+    table = LatencyTable(space, runtime, image_size, fixed, per_class, blocks)
     checks = [
-        Predicted(table.path_milliseconds(path, _FEW), took[name]) for name, path in drawn.items()
+        Predicted(table.path_milliseconds(path, _FEW), took[name]) for name, path in check.items()
     ]
     return table, checks
-
-
-def _distinct(space: SearchSpace) -> list[Layer]:
-    """The first layer of each shape."""
-    seen: dict[object, Layer] = {}
-    for layer in space.layers:
-        seen.setdefault(_shape(layer), layer)
-    return list(seen.values())
-
-
-def _shape(layer: Layer) -> tuple[object, ...]:
-    # the stage tells the size of the features
-    stage = layer.name.partition(".")[0]
-    return stage, layer.in_width, layer.width, layer.stride, layer.blocks
-
-
-def _table(
-    space: SearchSpace,
-    took: Mapping[str, float],
-    whole: float,
-    per_class: float,
-    runtime: str,
-    image_size: int,
-) -> LatencyTable:
-    """whole: of the path of the reference block, without its classes.
-
-    In each layer the fastest choice, as a rule skipping it, counts as nothing; what it takes is in
-    what all paths have in common.
-    """
-    measured_at = {_shape(layer): layer.index for layer in _distinct(space)}
-    fixed, blocks = whole, []
-    for layer in space.layers:
-        index = measured_at[_shape(layer)]
-        more = {
-            block: took.get(f"l{index}b{number}", took["base"]) - took["base"]
-            for number, block in enumerate(layer.blocks)
-        }
-        least = min(more.values())
-        fixed += least
-        blocks.append({block: ms - least for block, ms in more.items()})
-    return LatencyTable(space, runtime, image_size, fixed, per_class, tuple(blocks))
 
 
 def _chains(
@@ -136,7 +107,7 @@ def _calls(
     side = image_size
     told = {name: DomainMetadata(("a",), side, side, side, "crop", _GREY, _GREY) for name in chains}
     if runtime == "executorch":
-        write_executorch(folder / "space.pte", chains, Metadata(told, {}))
+        write_executorch(folder / "space.pte", chains, Metadata(told, {}), together=False)
         use_threads(torch.get_num_threads())
         program = ExecutorchModel(folder / "space.pte")
         return {name: partial(program.method(name).execute, (x,)) for name in chains}
