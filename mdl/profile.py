@@ -125,9 +125,9 @@ def doubts(checks: Sequence[Predicted]) -> str:
         return ""
     return (
         f"do not search with this table: {far} of {len(checks)} paths take another time than it "
-        "says. Measure again while nothing else runs, or with more --repeats; if that is no "
-        "better, the times of blocks do not add up on this machine, and a table measured on the "
-        "device itself is needed."
+        "says. Measure again while nothing else runs, or with more --repeats or --fitted; if that "
+        "is no better, the times of blocks do not add up on this machine, and a table measured on "
+        "the device itself is needed."
     )
 
 
