@@ -6,6 +6,7 @@ Needs the standard library alone.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -46,6 +47,9 @@ def at_least(least: int) -> Callable[[str], int]:
 
 def run_command(main: Callable[[Sequence[str]], None]) -> int:
     """Runs a command: 0 when its work is done, 2 for what the user can mend, 1 for what broke."""
+    # a file's name may be no text; what is told of it is escaped
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main(sys.argv[1:])
     except (UserError, ProcessLost) as error:

@@ -113,6 +113,7 @@ def fit(recipe: Recipe, folder: RunFolder, allowed: Sequence[str] = ()) -> Fitte
 
     allowed: packages of the user whose callbacks the recipe may name.
     """
+    seen = folder.state()
     domains = find_domains(recipe)
     L.seed_everything(recipe.seed, workers=True, verbose=False)
     saved = last_saved(folder, recipe, domains)
@@ -124,16 +125,17 @@ def fit(recipe: Recipe, folder: RunFolder, allowed: Sequence[str] = ()) -> Fitte
     data.check_ranks(trainer.world_size)
     if recipe.phase == "retrain" and "val" not in data.train_splits:
         data.check_split("val")
-    # all parts could be made: from here on the folder is this recipe's
-    folder.claim(recipe)
     with folder.held(was_queued_again()) if trainer.is_global_zero else nullcontext():
-        if subject.architecture is not None:
-            subject.architecture.write(folder.architecture_file)
-        if subject.finalists and not folder.has_begun and trainer.is_global_zero:
-            folder.write_finalists(subject.finalists)
-        if saved is not None and trainer.is_global_zero:
-            saved.set_damaged_aside()
-            print(saved.in_words(folder.path))
+        if trainer.is_global_zero:
+            # all parts could be made: from here on the folder is this recipe's
+            folder.claim(recipe, seen)
+            if subject.architecture is not None:
+                subject.architecture.write(folder.architecture_file)
+            if subject.finalists and not folder.has_begun:
+                folder.write_finalists(subject.finalists)
+            if saved is not None:
+                saved.set_damaged_aside()
+                print(saved.in_words(folder.path))
         trainer.loggers = build_loggers(recipe, folder, 0 if saved is None else saved.step)
         fitted = Fitted(folder, module, data, trainer)
         try:

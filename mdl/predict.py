@@ -33,9 +33,8 @@ from mdl.errors import UserError
 def main(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
     # a file's name may be no text: it is read as it is, and written as JSON escapes it
-    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=errors)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
     model = open_model(options.model)
     domains = model.domains if options.all_domains else options.domain
     for domain in domains:

@@ -44,6 +44,7 @@ _CHOICES = {
     "wandb.mode": ("auto", "online", "offline", "disabled"),
 }
 
+_OF_FILES = re.compile(r"(_dir|_file|\.file|\.root)$")  # keys
 
 _POSITIVE = (
     "data.image_size",
@@ -101,6 +102,7 @@ _FRACTIONS = (
 def load_recipe(arguments: Sequence[str]) -> Recipe:
     """Reads YAML files and `key=value` overrides, later ones over earlier ones.
 
+    A `~` at the beginning of a folder's or file's name is the user's home.
     Raises UserError for a missing file, a misspelt key, a wrong type or an impossible value.
     """
     files = [word for word in arguments if "=" not in word]
@@ -112,6 +114,10 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
         merged = _merge(merged, _read(Path(file)), file)
     for override in overrides:
         merged = _merge(merged, _parse(override), f"'{override}'")
+    for key, value in flat(OmegaConf.to_container(merged)).items():
+        # no shell does it for what follows a '='
+        if _OF_FILES.search(key) and isinstance(value, str) and value.startswith("~"):
+            OmegaConf.update(merged, key, str(Path(value).expanduser()))
     recipe: Recipe = _resolve(merged)
     _check_values(merged)
     return recipe

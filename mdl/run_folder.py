@@ -12,7 +12,7 @@ import os
 import shlex
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -23,12 +23,14 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mdl.errors import ProcessLost, UserError
+from mdl.file_locks import try_lock
 from mdl.recipe import Recipe
 from mdl.recipe_files import dump_recipe, flat, load_recipe
 from mdl.space.architecture import Architecture
 from mdl.whole_files import disk_faults_told, is_beside, write_text
 
 RECIPE = "recipe.yaml"
+_LOCK = ".lock"
 # may differ between two starts of one run: where and how fast, not what
 _FREE = {
     "runs_dir",
@@ -58,6 +60,8 @@ _NO_PART = {
     ),
     "retrain": ("search",),
 }
+
+State = Mapping[str, tuple[int, int, int]]
 
 _LAST_RECORDS = 2**17  # bytes, of the end of the metrics file, that hold whole records
 
@@ -130,7 +134,8 @@ class RunFolder:
         """
         folder = cls(Path(recipe.runs_dir) / recipe.name)
         # before its recipe is looked for: another rank may be claiming it
-        holds = folder.path.is_dir() and not all(map(is_beside, folder.path.iterdir()))
+        files = folder.path.iterdir() if folder.path.is_dir() else ()
+        holds = any(not is_beside(file) and file.name != _LOCK for file in files)
         if folder.recipe_file.is_file():
             if folder.has_begun:
                 folder._check_same(recipe)
@@ -141,11 +146,28 @@ class RunFolder:
             )
         return folder
 
-    def claim(self, recipe: Recipe) -> None:
-        """Makes the folder this recipe's. To be called once the recipe has proved itself.
+    def state(self) -> State:
+        """What differs once another process has trained in the folder, or claimed it."""
+        found = {}
+        for file in (self.recipe_file, self.metrics_file, *self.checkpoints_dir.glob("*.ckpt")):
+            with suppress(FileNotFoundError):
+                of = file.stat()
+                found[file.name] = (of.st_ino, of.st_size, of.st_mtime_ns)
+        return found
 
+    def claim(self, recipe: Recipe, seen: State) -> None:
+        """Makes the folder this recipe's. To be called once the recipe has proved itself, and
+        while the folder is held.
+
+        seen: the folder's state before what is there was read.
+        Raises UserError where another process has been there since.
         Raises UserError where it may not be written, or its disk is full: before any training.
         """
+        if self.state() != seen:
+            raise UserError(
+                f"Another process has worked in {self.path} while this one began. The same command "
+                "goes on from what it has saved."
+            )
         write_text(self.recipe_file, dump_recipe(recipe))
         with disk_faults_told(self.checkpoints_dir):
             self.checkpoints_dir.mkdir(exist_ok=True)
@@ -154,29 +176,25 @@ class RunFolder:
 
     @contextmanager
     def held(self, restarted: bool) -> Iterator[None]:
-        """The claimed folder for this process alone, where the file system has locks.
+        """The folder, made if need be, for this process alone, where the file system has locks.
 
         The lock is the process's own: decoding processes that outlive it for a moment have none.
         restarted: whether nobody has typed the command; what holds the folder may then be what was
         lost, of which a file server does not know yet.
         Raises UserError where another process has it; ProcessLost for a restarted one.
         """
-        file = self.path / ".lock"
-        with disk_faults_told(file):
-            lock = file.open("a+", encoding="utf-8")
+        with disk_faults_told(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / _LOCK).open("a+", encoding="utf-8")
         with lock:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
+            if not try_lock(lock, fcntl.lockf):
                 lock.seek(0)
                 kind = ProcessLost if restarted else UserError
                 raise kind(
                     f"{self.path} is being trained by {lock.read().strip() or 'another process'}. "
                     "Wait for its end or end it, or start another run with name=..."
-                ) from None
-            except OSError:
-                pass  # a file system without locks
-            with disk_faults_told(file):
+                )
+            with disk_faults_told(self.path):
                 lock.truncate(0)
                 lock.write(f"process {os.getpid()} on {socket.gethostname()}")
                 lock.flush()
@@ -223,6 +241,13 @@ class RunFolder:
             ) from error
         assert isinstance(recipe, Recipe)
         return recipe
+
+    def go_on_command(self) -> str:
+        """What to type to go on with this run, wherever its folder has been moved to."""
+        words = [str(self.recipe_file)]
+        if Path(self.recipe().runs_dir).resolve() != self.path.resolve().parent:
+            words.append(f"runs_dir={self.path.parent}")
+        return shlex.join(["python", "-m", "mdl.fit", *words])
 
     def retrain_command(self) -> str:
         """What to type to retrain what this run, a search, has found."""

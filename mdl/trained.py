@@ -62,7 +62,7 @@ class Trained:
             done = folder.finished_steps("retrain")
             raise UserError(
                 f"{run} is not finished: scores after {done} of {recipe.trainer.max_steps} steps. "
-                f"Go on with it: python -m mdl.fit {folder.recipe_file}"
+                f"Go on with it: {folder.go_on_command()}"
             )
         checkpoint, domains = choose_checkpoint(folder, wanted), find_domains(recipe)
         architecture = Architecture.read(folder.architecture_file)

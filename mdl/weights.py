@@ -158,7 +158,7 @@ def _of_a_search(
     if folder.finished_steps("search") == 0:
         raise UserError(
             f"{key} is {file}, of a search that is not finished. Go on with it: "
-            f"python -m mdl.fit {folder.recipe_file}"
+            f"{folder.go_on_command()}"
         )
     state: dict[str, Tensor] = content["state_dict"]
     return earlier, state

@@ -49,7 +49,7 @@ def make_comparison(
 
 def _finish(job: Job, recipe: Recipe, domains: Mapping[str, int], scores: Scores) -> None:
     folder = RunFolder.of(recipe)
-    folder.claim(recipe)
+    folder.claim(recipe, folder.state())
     space, steps = build_space(recipe.space), recipe.trainer.max_steps
     paths = {domain: _path(space, place, job) for place, domain in enumerate(domains)}
     source = {"run": job.name, "step": steps, "num_classes": dict(domains)}

@@ -144,7 +144,7 @@ class FailingSearches:
 def claim(recipe: Recipe) -> None:
     """Leaves the folder of a finished training, as `mdl.fit` does."""
     folder = RunFolder.of(recipe)
-    folder.claim(recipe)
+    folder.claim(recipe, folder.state())
     folder.write_scores({"step": recipe.trainer.max_steps, "splits": {"val": {"mean": 0.5}}})
 
 

@@ -242,9 +242,9 @@ def test_a_read_only_disk_is_refused_before_any_training(
             fit.main(words)
         closed(disk, True)
         patch = at_step(0, lambda: pytest.fail("it trained"))
-        with pytest.raises(UserError, match="recipe.yaml could not be written: Read-only"):
+        with pytest.raises(UserError, match="/it could not be written: Read-only"):
             fit.main(words)
-        with pytest.raises(UserError, match="recipe.yaml could not be written: Read-only"):
+        with pytest.raises(UserError, match="/other could not be written: Read-only"):
             fit.main([*words, "name=other"])
         patch.undo()
         closed(disk, False)
@@ -263,7 +263,7 @@ def test_a_folder_of_someone_else_is_refused_in_words(
     with tempfile.TemporaryDirectory() as parent:
         recipe = load_recipe([SEARCH, *small_run, f"runs_dir={parent}"])
         folder = RunFolder.of(recipe)
-        folder.claim(recipe)
+        folder.claim(recipe, folder.state())
         for of in (Path(parent), folder.path, folder.checkpoints_dir):
             of.chmod(0o777)
         (folder.path / where).chmod(0o555)
@@ -272,7 +272,7 @@ def test_a_folder_of_someone_else_is_refused_in_words(
             if user == 0:
                 os.seteuid(65534)  # root may write anywhere
             with pytest.raises(UserError, match="could not be written: Permission denied. Make"):
-                folder.claim(recipe)
+                folder.claim(recipe, folder.state())
         finally:
             os.seteuid(user)
             (folder.path / where).chmod(0o777)

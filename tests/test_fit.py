@@ -30,6 +30,7 @@ from mdl.training.base import MultiDomainModule
 from mdl.training.search import SearchModule
 from tests.conftest import SIZES, coloured
 from tests.dying import dying_at
+from tests.test_run_folder import held_by_another
 
 SEARCH, RETRAIN = "recipes/mpnas_search.yaml", "recipes/mpnas_retrain.yaml"
 
@@ -704,3 +705,32 @@ def test_the_largest_domain_is_the_one_with_most_training_images(packed: Path) -
     recipe = load_recipe([SEARCH, f"data.root={packed}", "data.domains=largest"])
     (name,) = find_domains(recipe)
     assert SIZES[name][1] == max(count for _, count in SIZES.values())
+
+
+@pytest.mark.parametrize("change", ["seed=5", "trainer.max_steps=99"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_second_start_that_is_refused_changes_nothing_of_the_run(
+    small_run: list[str], change: str, begun: bool
+) -> None:
+    """Before its first record and later: its recipe stays what it is trained by."""
+    recipe = load_recipe([SEARCH, *small_run])
+    folder = RunFolder.of(recipe)
+    folder.claim(recipe, {})
+    if begun:
+        folder.metrics_file.write_text('{"step": 1}\n')
+    before = folder.recipe_file.read_bytes()
+    told = "belongs to a run of another" if begun and change == "seed=5" else "is being trained by"
+    with held_by_another(folder), pytest.raises(UserError, match=told):
+        fit.main([SEARCH, *small_run, change])
+    assert folder.recipe_file.read_bytes() == before
+
+
+def test_a_run_that_was_moved_goes_on_where_it_lies(searched: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "the archive" / searched.name
+    moved.parent.mkdir()
+    searched.rename(moved)
+    command = shlex.split(RunFolder(moved).go_on_command())
+    assert command[:3] == ["python", "-m", "mdl.fit"]
+    fit.main([*command[3:], "trainer.max_steps=10"])
+    assert not searched.exists()
+    assert RunFolder(moved).finished_steps("search") == 10

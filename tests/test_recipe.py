@@ -225,3 +225,12 @@ def test_another_command_s_file_is_told() -> None:
         load_recipe(["recipes/compare.yaml"])
     with pytest.raises(UserError, match="Unknown option '--foo'; known: --print-recipe"):
         load_recipe([SEARCH, "--foo"])
+
+
+def test_a_tilde_is_the_users_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    words = ["runs_dir=~/runs", "data.root=~/ten", "data.decoded_dir=~/d", "wandb.project=~/x"]
+    recipe = load_recipe([SEARCH, *words])
+    assert (recipe.runs_dir, recipe.data.root) == ("/home/ada/runs", "/home/ada/ten")
+    assert recipe.data.decoded_dir == "/home/ada/d"
+    assert recipe.wandb.project == "~/x"

@@ -47,7 +47,7 @@ class Runs:
         recipe.space = SpaceRecipe(space.stem_width, space.stem_stride, stages, space.head_width)
         recipe.space.kernels, recipe.space.expansions = [3, 5], [2]
         folder = RunFolder.of(recipe)
-        folder.claim(recipe)
+        folder.claim(recipe, folder.state())
         source = {"run": "a_search", "step": 20, "num_classes": {d: CLASSES[d] for d in paths}}
         Architecture(space, paths, source).write(folder.architecture_file)
         return folder

@@ -1,6 +1,8 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ def recipe(tmp_path: Path, *overrides: str) -> Recipe:
 
 def claimed(of: Recipe) -> RunFolder:
     folder = RunFolder.of(of)
-    folder.claim(of)
+    folder.claim(of, folder.state())
     return folder
 
 
@@ -33,14 +35,14 @@ def test_ranks_that_start_together_do_not_refuse_the_folder_that_one_of_them_cla
     ours = recipe(tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr("mdl.whole_files.os.fsync", lambda _: RunFolder.of(ours))
-        RunFolder.of(ours).claim(ours)
+        RunFolder.of(ours).claim(ours, {})
     shutil.rmtree(tmp_path / ours.name)
     look = Path.is_file
 
     def claimed_after_a_look(file: Path) -> bool:
         there = look(file)
         if file.name == "recipe.yaml" and not there:
-            RunFolder(file.parent).claim(ours)
+            RunFolder(file.parent).claim(ours, {})
         return there
 
     monkeypatch.setattr(Path, "is_file", claimed_after_a_look)
@@ -87,7 +89,7 @@ def test_what_has_no_part_in_a_phase_is_no_change_and_stays_as_it_began(tmp_path
     begun, now = load_recipe(words), load_recipe([*words, "search.sharing=3", "data.workers=7"])
     folder = RunFolder(tmp_path / begun.name)
     assert folder.settled(now) == now
-    folder.claim(begun)
+    folder.claim(begun, {})
     folder.scores_file.write_text("{}")
     settled = RunFolder.of(now).settled(now)
     assert identity(settled) == identity(begun) != identity(now)
@@ -136,8 +138,9 @@ def test_whatever_a_run_has_left_keeps_its_name(tmp_path: Path, left: str) -> No
         RunFolder.of(recipe(tmp_path, "seed=5"))
 
 
-def test_a_folder_that_another_process_trains_in_is_refused(tmp_path: Path) -> None:
-    folder = claimed(recipe(tmp_path))
+@contextmanager
+def held_by_another(folder: RunFolder) -> Iterator[int]:
+    """Another process holds the folder; gives its id."""
     code = (
         "import sys; from pathlib import Path; from mdl.run_folder import RunFolder\n"
         "with RunFolder(Path(sys.argv[1])).held(restarted=False):\n"
@@ -146,13 +149,40 @@ def test_a_folder_that_another_process_trains_in_is_refused(tmp_path: Path) -> N
     command = [sys.executable, "-c", code, str(folder.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline() == b"held\n"
-        told = f"is being trained by process {other.pid} on .*name=..."
+        yield other.pid
+        other.kill()
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(tmp_path: Path) -> None:
+    folder = claimed(recipe(tmp_path))
+    with held_by_another(folder) as other:
+        told = f"is being trained by process {other} on .*name=..."
         with pytest.raises(UserError, match=told), folder.held(restarted=False):
             pass
         # what SLURM starts again may come before a lost node's lock is gone
         with pytest.raises(ProcessLost, match=told), folder.held(restarted=True):
             pass
-        other.kill()
     with folder.held(restarted=False):
         pass
     assert RunFolder.of(recipe(tmp_path, "seed=5")) == folder  # a lock is nothing to lose
+
+
+def test_a_folder_of_which_only_a_lock_is_left_is_free(tmp_path: Path) -> None:
+    """As `rm -r runs/NAME/*` leaves it."""
+    (tmp_path / "mpnas_search").mkdir()
+    with RunFolder(tmp_path / "mpnas_search").held(restarted=False):
+        pass
+    assert claimed(recipe(tmp_path)).recipe() == recipe(tmp_path)
+
+
+@pytest.mark.parametrize("left", ["recipe.yaml", "metrics.jsonl", "checkpoints/last.ckpt"])
+def test_what_another_process_left_since_one_looked_is_not_written_over(
+    tmp_path: Path, left: str
+) -> None:
+    folder = claimed(recipe(tmp_path))
+    seen = folder.state()
+    folder.claim(recipe(tmp_path), seen)
+    (folder.path / left).write_text("more than before")
+    with pytest.raises(UserError, match="Another process has worked in .* goes on from what it"):
+        folder.claim(recipe(tmp_path), seen)
+    assert (folder.path / left).read_text() == "more than before"

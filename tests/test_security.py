@@ -283,3 +283,20 @@ def test_a_runs_own_recipe_is_held_to_the_same_names(
     one_sentence(refused)
     report.main([str(run)])  # which makes no callbacks
     assert not marker.exists()
+
+
+def test_a_callback_whose_state_no_checkpoint_can_give_back_is_refused_at_once(
+    small_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints run no code when they are read, whatever a callback would put into them."""
+    (tmp_path / "stateful").mkdir()
+    (tmp_path / "stateful" / "__init__.py").write_text(
+        "import lightning, pathlib\n"
+        "class Mine(lightning.Callback):\n"
+        "    def state_dict(self):\n        return {'where': pathlib.Path('a')}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = [SEARCH, *small_run, "callbacks.mine={class: stateful.Mine}", "--allow", "stateful"]
+    with pytest.raises(UserError, match="callback Mine cannot be saved") as refused:
+        fit.main(words)
+    one_sentence(refused)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mdl.errors import UserError
+from mdl.file_locks import try_lock
 from mdl.run_folder import RECIPE, RunFolder, read_object
 from mdl.whole_files import disk_faults_told, write_text
 
@@ -63,14 +64,12 @@ class ComparisonFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self.log_file("").parent.mkdir(exist_ok=True)
         with (self.path / ".lock").open("a+", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not try_lock(lock, fcntl.flock):
                 lock.seek(0)
                 raise UserError(
                     f"{self.path} is being worked on by process {lock.read().strip()}, or by "
                     "trainings that it has left. Wait for their end, or end them."
-                ) from None
+                )
             yield lock
 
 

@@ -6,7 +6,6 @@ never counts. Nothing here runs a shell or loads code: a file's bytes are all th
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import fcntl
 import hashlib
@@ -14,7 +13,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import aiohttp
 import fsspec
 
 from mdl.errors import OwnError, UserError
+from mdl.file_locks import wait_for_lock
 from mdl.whole_files import disk_faults_told, keep_through_power_cut
 
 _SCHEMES = ("https", "s3", "gs")
@@ -32,7 +32,6 @@ _OWN = re.compile(r"[0-9a-f]{20}-[\w.-]+|\.[0-9a-f]{20}-[\w.-]+\.room")
 ATTEMPTS = 6
 _PAUSE_FOR_ROOM = 0.05  # seconds
 FIRST_PAUSE = 0.5  # seconds before the second attempt; doubled with each
-_DROPPED = (OSError, aiohttp.ClientError, asyncio.TimeoutError, EOFError)
 
 
 def is_address(root: str) -> bool:
@@ -116,7 +115,8 @@ class Cache:
         while True:
             try:
                 with self.path(file, size, sha256).open("rb") as stream:
-                    os.utime(stream.fileno())  # used last, dropped last
+                    with suppress(OSError):  # of another user, or not to be written
+                        os.utime(stream.fileno())  # used last, dropped last
                     return os.pread(stream.fileno(), count, offset)
             except FileNotFoundError:
                 continue  # dropped between the two
@@ -156,19 +156,21 @@ class Cache:
             return True
 
     def _fetch(self, file: str, target: Path, size: int | None, sha256: str | None) -> None:
-        """Fetches a file whole; a dropped connection is tried again."""
+        """Fetches a file whole; what fails, but for a file that is not there, is tried again."""
         url, problem = f"{self.address.rstrip('/')}/{file}", ""
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
             try:
                 _download(url, target)
+            except UserError:
+                raise
             except FileNotFoundError as error:
                 target.unlink(missing_ok=True)
                 raise OwnError(
                     f"There is no {url}. Check data.root; python -m mdl.pack writes {file}."
                 ) from error
-            except _DROPPED as error:
+            except Exception as error:  # s3fs and gcsfs hand on whatever their libraries raise
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                     target.unlink(missing_ok=True)
                     raise OwnError(  # each node has a disk of its own
@@ -183,7 +185,8 @@ class Cache:
         target.unlink(missing_ok=True)
         raise OwnError(
             f"{url} could not be fetched in {ATTEMPTS} attempts: {problem}. "
-            "Check the address and the network; the same command goes on."
+            "Check the address, the network and, where it needs one, your login; the same command "
+            "goes on."
         )
 
 
@@ -259,5 +262,5 @@ def _download(url: str, target: Path) -> None:
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
     with file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        wait_for_lock(lock, fcntl.flock)
         yield

@@ -30,6 +30,7 @@ from mdl.data.shard_job import Shape, ShardDone, ShardJob
 from mdl.data.shards import write_index
 from mdl.data.source import DomainSource
 from mdl.errors import UserError
+from mdl.file_locks import try_lock, wait_for_lock
 from mdl.whole_files import disk_faults_told
 
 IMAGES_PER_SHARD = 1000
@@ -98,11 +99,9 @@ def _locked(out: Path) -> Iterator[None]:
         lock = (out / ".lock").open("w")
     with lock:
         # lockf: unlike flock's, its locks are not handed on to the processes that pack
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not try_lock(lock, fcntl.lockf):
             print(f"Waiting for another process that packs into {out}", file=sys.stderr)
-            fcntl.lockf(lock, fcntl.LOCK_EX)
+            wait_for_lock(lock, fcntl.lockf)
         yield
 
 

@@ -21,7 +21,7 @@ from mdl.results.pictures import (
     similarity_picture,
 )
 from mdl.results.provenance import commands, origin_table, space_table
-from mdl.results.run import Run, go_on_command
+from mdl.results.run import Run
 from mdl.results.table import Table
 
 
@@ -108,7 +108,7 @@ def _accuracy_section(runs: Sequence[Run]) -> Section:
             what = "was trained on all splits that have labels; answer the test images with "
             what += f"python -m mdl.evaluate {run.folder.path} --submission results.zip"
         elif run.is_retraining:
-            what = f"is not finished. Go on with it: {go_on_command(run.folder)}"
+            what = f"is not finished. Go on with it: {run.folder.go_on_command()}"
         else:
             what = "is a search; accuracies come with the retraining of what it found."
         remarks.append(f"{run.label} has no scores: it {what}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,7 +42,7 @@ class Run:
         if not folder.architecture_file.is_file():
             raise UserError(
                 f"{path} is not finished: it holds no {folder.architecture_file.name} yet. "
-                f"Go on with it: {go_on_command(folder)}"
+                f"Go on with it: {folder.go_on_command()}"
             )
         architecture, content = Architecture.read(folder.architecture_file), folder.scores()
         known = content.get("num_classes") or architecture.source.get("num_classes", {})
@@ -152,7 +151,3 @@ def _read_into(runs: dict[Path, Run], path: Path) -> Run:
         label = f"{resolved.name}_{same + 1}" if same else resolved.name
         runs[resolved] = Run.read(path, label)
     return runs[resolved]
-
-
-def go_on_command(folder: RunFolder) -> str:
-    return shlex.join(["python", "-m", "mdl.fit", str(folder.recipe_file)])

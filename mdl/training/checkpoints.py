@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 
+from mdl.errors import UserError
 from mdl.training.base import MultiDomainModule
 from mdl.whole_files import discard, disk_faults_told
 
@@ -117,6 +119,22 @@ def read_whole(file: Path) -> dict[str, Any]:
     return content
 
 
+def check_readable(states: Mapping[str, Any]) -> None:
+    """Raises UserError for a callback's state that would be written and could not be read."""
+    for name, state in states.items():
+        stream = io.BytesIO()
+        try:
+            torch.save(state, stream)
+            stream.seek(0)
+            torch.load(stream, map_location="cpu", weights_only=True)
+        except (pickle.PickleError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"The state of the callback {name} cannot be saved: a checkpoint holds tensors, "
+                "numbers, texts, and lists and dicts of these, and runs no code when it is read. "
+                f"Mend what its state_dict() gives: {str(error).splitlines()[0]}"
+            ) from error
+
+
 class Checkpoints(Checkpoint):
     """Saves `last.ckpt` every `interval` steps and at the end, and `best.ckpt` by validation.
 
@@ -148,6 +166,8 @@ class Checkpoints(Checkpoint):
         self._stopped_early = False  # by a callback, such as Lightning's EarlyStopping
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        check_readable({of.state_key: of.state_dict() for of in callbacks})
         if self._stopped_early:  # and ended before it was done with the rest
             trainer.should_stop = True
 
@@ -196,6 +216,7 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        check_readable(checkpoint["callbacks"])
         checkpoint["run"], checkpoint["data"] = self.identity, self.data
         checkpoint["stopped_early"] = trainer.should_stop
 

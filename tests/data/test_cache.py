@@ -1,5 +1,6 @@
 """Data at an address, from a server that behaves badly."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -339,3 +340,39 @@ def test_what_is_no_plain_address_is_refused(root: str, small_run: list[str]) ->
 def test_plain_addresses_are_taken(root: str) -> None:
     check_address(root)
     Cache(root, Path("none"), 1).below("birds")
+
+
+def test_a_fault_of_a_stores_own_kind_is_tried_again_and_told(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What s3fs and gcsfs raise is no OSError."""
+
+    class NoCredentials(Exception):
+        pass
+
+    domain, faults = remote(server, tmp_path)["birds"], [NoCredentials("no key"), RuntimeError()]
+    download = cache._download
+
+    def faulty(url: str, target: Path) -> None:
+        if faults:
+            raise faults.pop()
+        download(url, target)
+
+    monkeypatch.setattr(cache, "_download", faulty)
+    assert ShardImages(domain, "train").read(0)
+    faults += [NoCredentials("no key")] * cache.ATTEMPTS
+    with pytest.raises(UserError, match="in 6 attempts: NoCredentials: no key. Check the address"):
+        ShardImages(domain, "val").read(0)
+
+
+def test_a_cache_of_another_user_is_read(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain = remote(server, tmp_path)["birds"]
+    expected = ShardImages(domain, "train").read(3)
+
+    def not_ours(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "not the owner")
+
+    monkeypatch.setattr(os, "utime", not_ours)
+    assert ShardImages(domain, "train").read(3) == expected

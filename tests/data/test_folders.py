@@ -1,5 +1,8 @@
 """Folders of images, laid out in the ways that people do."""
 
+import os
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -206,3 +209,13 @@ def test_folders_within_a_class_and_empty_classes_are_told(tmp_path: Path) -> No
     (tmp_path / "none" / "cat").mkdir(parents=True)
     with pytest.raises(UserError, match="Domain 'none' .* found cat, without images"):
         read_folders(tmp_path)
+
+
+def test_what_is_left_out_is_told_whatever_its_name(tmp_path: Path) -> None:
+    write_classes(tmp_path / "in" / "pets", {"cat": 8, "dog": 8})
+    (Path(os.fsdecode(bytes(tmp_path) + b"/in/pets/cat/caf\xe9"))).write_text("no image")
+    words = ["mdl.pack", "folders", str(tmp_path / "in"), str(tmp_path / "out")]
+    made = subprocess.run([sys.executable, "-m", *words], capture_output=True, check=False)
+    assert made.returncode == 0, made.stderr
+    assert b"left out: 1 " in made.stdout
+    assert Domain.read(tmp_path / "out" / "pets").classes == ("cat", "dog")

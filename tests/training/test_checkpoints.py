@@ -1,13 +1,15 @@
 """Files of checkpoints: whole at every moment, two of the last, every flipped bit found."""
 
 import os
+from collections import defaultdict, deque
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mdl.errors import UserError
-from mdl.training.checkpoints import AtomicCheckpointIO, read_whole
+from mdl.training.checkpoints import AtomicCheckpointIO, check_readable, read_whole
 from tests.disks import flip, no_file_above
 
 
@@ -118,3 +120,23 @@ def test_every_flipped_bit_is_found_or_changes_nothing(tmp_path: Path) -> None:
         file.write_bytes(whole[:size])
         with pytest.raises(Exception, match=r"zip|EOF|truncated"):
             read_whole(file)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"best": np.float64(0.5)},
+        {"file": Path("a")},
+        {"seen": deque([1])},
+        {"count": defaultdict(int)},
+        {"key": lambda: 0},
+    ],
+    ids=lambda state: next(iter(state)),
+)
+def test_a_state_that_could_not_be_read_again_is_refused(state: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="state of the callback Mine cannot be saved: .* Mend"):
+        check_readable({"Theirs": {"step": 3}, "Mine": state})
+
+
+def test_states_that_are_read_again_are_taken() -> None:
+    check_readable({"Mine": {"a": torch.ones(2), "b": [1, 2.5, "c", None, True], "d": {"e": (1,)}}})
