@@ -294,9 +294,15 @@ def test_a_callback_whose_state_no_checkpoint_can_give_back_is_refused_at_once(
         "import lightning, pathlib\n"
         "class Mine(lightning.Callback):\n"
         "    def state_dict(self):\n        return {'where': pathlib.Path('a')}\n"
+        "class Adds(lightning.Callback):\n"
+        "    def on_save_checkpoint(self, trainer, module, checkpoint):\n"
+        "        checkpoint['where'] = pathlib.Path('a')\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    words = [SEARCH, *small_run, "callbacks.mine={class: stateful.Mine}", "--allow", "stateful"]
-    with pytest.raises(UserError, match="callback Mine cannot be saved") as refused:
-        fit.main(words)
-    one_sentence(refused)
+    for name, told in (("Mine", "The state of Mine, which"), ("Adds", r"checkpoint\['where'\]")):
+        words = [f"callbacks.theirs={{class: stateful.{name}}}", f"name={name}"]
+        with pytest.raises(UserError, match=f"{told}.* cannot be saved") as refused:
+            fit.main([SEARCH, *small_run, *words, "--allow", "stateful"])
+        one_sentence(refused)
+        runs = next(word for word in small_run if word.startswith("runs_dir="))
+        assert not list(Path(runs.removeprefix("runs_dir=")).glob(f"{name}/checkpoints/*"))

@@ -120,7 +120,7 @@ def read_whole(file: Path) -> dict[str, Any]:
 
 
 def check_readable(states: Mapping[str, Any]) -> None:
-    """Raises UserError for a callback's state that would be written and could not be read."""
+    """Raises UserError for what callbacks save, by its name, that could be written and not read."""
     for name, state in states.items():
         stream = io.BytesIO()
         try:
@@ -129,10 +129,18 @@ def check_readable(states: Mapping[str, Any]) -> None:
             torch.load(stream, map_location="cpu", weights_only=True)
         except (pickle.PickleError, AttributeError, TypeError) as error:
             raise UserError(
-                f"The state of the callback {name} cannot be saved: a checkpoint holds tensors, "
+                f"{name}, which a callback gives, cannot be saved: a checkpoint holds tensors, "
                 "numbers, texts, and lists and dicts of these, and runs no code when it is read. "
-                f"Mend what its state_dict() gives: {str(error).splitlines()[0]}"
+                f"Mend the callback's state_dict() or on_save_checkpoint(): {_first_line(error)}"
             ) from error
+
+
+def _state_of(callback: str) -> str:
+    return f"The state of {callback}"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 class Checkpoints(Checkpoint):
@@ -167,7 +175,7 @@ class Checkpoints(Checkpoint):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        check_readable({of.state_key: of.state_dict() for of in callbacks})
+        check_readable({_state_of(of.state_key): of.state_dict() for of in callbacks})
         if self._stopped_early:  # and ended before it was done with the rest
             trainer.should_stop = True
 
@@ -216,7 +224,9 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        check_readable(checkpoint["callbacks"])
+        check_readable({_state_of(key): of for key, of in checkpoint["callbacks"].items()})
+        known = ("callbacks", "state_dict", "optimizer_states")
+        check_readable({f"checkpoint['{k}']": v for k, v in checkpoint.items() if k not in known})
         checkpoint["run"], checkpoint["data"] = self.identity, self.data
         checkpoint["stopped_early"] = trainer.should_stop
 

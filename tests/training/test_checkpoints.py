@@ -134,7 +134,7 @@ def test_every_flipped_bit_is_found_or_changes_nothing(tmp_path: Path) -> None:
     ids=lambda state: next(iter(state)),
 )
 def test_a_state_that_could_not_be_read_again_is_refused(state: dict[str, object]) -> None:
-    with pytest.raises(UserError, match="state of the callback Mine cannot be saved: .* Mend"):
+    with pytest.raises(UserError, match="^Mine, which a callback gives, cannot be saved: .* Mend"):
         check_readable({"Theirs": {"step": 3}, "Mine": state})
 
 
